@@ -1,0 +1,291 @@
+// The kernels of one chunk. This file is compiled once per instruction set, FASTGRAD_ISA naming it; nothing
+// in it may be an inline function of another namespace than that one (tests/test_build.py reads the symbols).
+#include "job.h"
+#include "numerics/normalizers.h"
+#include "numerics/sgd.h"
+#include "tile_moments.h"
+#include "tile_quantize.h"
+
+FASTGRAD_NUMERICS_BEGIN
+
+namespace {
+
+constexpr int kMaxBlocks = kTile / 16;
+
+int tile_count(int64_t n, int64_t start) { return static_cast<int>(n - start < kTile ? n - start : kTile); }
+
+// Moments of the elements [start, start + n) of the gradient, n at most a chunk.
+Moments moments_of_span(const TensorJob& job, const Sweep& sweep, int64_t start, int64_t n) {
+  Moments leaves[kTilesPerChunk];
+  alignas(64) float buffer[kTile];
+  int tiles = 0;
+  for (int64_t at = 0; at < n; at += kTile) {
+    const int count = tile_count(n, at);
+    leaves[tiles++] = moments_of_tile(
+        load_tile(job.grad, job.grad_type, start + at, count, sweep.inverse_loss_scale, buffer), count);
+  }
+  halving_tree(leaves, tiles, merge_moments);
+  return leaves[0];
+}
+
+void chunk_moments(const TensorJob& job, const Sweep& sweep, int64_t chunk, double* out) {
+  const int64_t start = chunk * kChunk, n = job.n - start < kChunk ? job.n - start : kChunk;
+  const Moments m = moments_of_span(job, sweep, start, n);
+  memcpy(out, &m, sizeof m);
+}
+
+// A row is a tensor of its own. Its chunks are merged by the same halving tree, done here as they come: a stack
+// would need the row's length, and rows longer than a chunk are rare.
+Moments moments_of_row(const TensorJob& job, const Sweep& sweep, int64_t start, int64_t n, Moments* leaves) {
+  int64_t chunks = 0;
+  for (int64_t at = 0; at < n; at += kChunk) {
+    leaves[chunks++] = moments_of_span(job, sweep, start + at, n - at < kChunk ? n - at : kChunk);
+  }
+  halving_tree(leaves, chunks, merge_moments);
+  return leaves[0];
+}
+
+float row_moments(const TensorJob& job, const Sweep& sweep, int64_t first, int64_t last, double* out) {
+  const int64_t length = job.n / job.rows;
+  float absmax = 0;
+  Moments one;
+  Moments* leaves = length <= kChunk ? &one : new Moments[(length + kChunk - 1) / kChunk];
+  for (int64_t row = first; row < last; ++row) {
+    const Moments m = moments_of_row(job, sweep, row * length, length, leaves);
+    memcpy(out + 6 * (row - first), &m, sizeof m);
+    if (m.n == 0.0) {
+      job.row_means[row] = 0.0f;
+      continue;
+    }
+    const float c = static_cast<float>(m.mean);
+    job.row_means[row] = c;
+    const float low = magnitude(static_cast<float>(m.min) - c), high = magnitude(static_cast<float>(m.max) - c);
+    absmax = low > absmax ? low : absmax;
+    absmax = high > absmax ? high : absmax;
+  }
+  if (leaves != &one) delete[] leaves;
+  return absmax < bits_float(kFloatMax) ? absmax : bits_float(kFloatMax);
+}
+
+// y = (x - c) * a of `count` elements; the padding stays +0.
+void normalize_tile(const TensorJob& job, const float* __restrict x, int64_t offset, int count, float* __restrict y) {
+  if (job.row_means != nullptr) {
+    const int64_t length = job.n / job.rows;
+    for (int i = 0; i < count;) {
+      const int64_t row = (offset + i) / length, left = (row + 1) * length - (offset + i);
+      const int end = left < count - i ? i + static_cast<int>(left) : count;
+      const float c = job.row_means[row];
+      for (; i < end; ++i) y[i] = x[i] - c;
+    }
+  } else {
+    const Affine f = {job.a, job.c};
+    for (int i = 0; i < count; ++i) y[i] = apply_affine(x[i], f);
+  }
+  for (int i = count; i % kColumns != 0; ++i) y[i] = 0.0f;
+}
+
+template <int FLAGS>
+void sgd_elements(const float* __restrict q, int count, float* __restrict p, float* __restrict m, const SgdStep& step) {
+  const SgdStep s = step;
+  for (int i = 0; i < count; ++i) {
+    float unused = 0;
+    sgd_element<FLAGS>(q[i], p[i], FLAGS & kMomentum ? m[i] : unused, s);
+  }
+}
+
+using SgdElements = void (*)(const float*, int, float*, float*, const SgdStep&);
+
+// A constant: code that ran when the module is loaded would run on machines without this instruction set.
+struct SgdVariants {
+  SgdElements table[kSgdVariants] = {};
+  template <int FLAGS = 0>
+  constexpr void fill() {
+    if constexpr (FLAGS < kSgdVariants) {
+      table[FLAGS] = sgd_elements<FLAGS>;
+      fill<FLAGS + 1>();
+    }
+  }
+  constexpr SgdVariants() { fill(); }
+};
+constexpr SgdVariants sgd_variants;
+
+void update_tile(const TensorJob& job, const Sweep& sweep, const float* q, int64_t tile, int64_t offset, int count) {
+  const SgdStep step = {job.lr, job.mu, job.one_minus_dampening, job.weight_decay, job.decay, job.sgd_flags};
+  const bool with_momentum = (job.sgd_flags & kMomentum) != 0;
+  alignas(64) float p_buffer[kTile], m_buffer[kTile];
+  float *p = p_buffer, *m = m_buffer;
+  if (job.parameter_type == Type::fp32) {
+    p = static_cast<float*>(job.parameter) + offset;
+  } else {
+    widen(job.parameter, job.parameter_type, offset, count, p);
+  }
+  if (with_momentum && job.momentum_type == Type::fp32) {
+    m = static_cast<float*>(job.momentum) + offset;
+  } else if (with_momentum) {
+    widen(job.momentum, job.momentum_type, offset, count, m);
+  }
+  sgd_variants.table[job.sgd_flags](q, count, p, m, step);
+  if (with_momentum && m == m_buffer) {
+    store_tile(m, count, job.momentum, job.momentum_type, offset, Rounding::nearest, nullptr);
+  }
+  if (p == p_buffer) {
+    alignas(64) uint16_t noise[kTile];
+    const Rounding rounding = static_cast<Rounding>(sweep.weight_rounding);
+    if (rounding == Rounding::stochastic) noise_tile(sweep.seed, job.weight_stream, tile, noise);
+    store_tile(p, count, job.parameter, job.parameter_type, offset, rounding, noise);
+  }
+}
+
+// The scales of the tile's blocks, kept for the tile and written to memory.
+void block_scales(const TensorJob& job, const Sweep& sweep, const float* __restrict y, int64_t offset, int count,
+                  float* __restrict scales, float* __restrict inverses) {
+  const float largest = format_spec(static_cast<Format>(sweep.format)).largest;
+  const int blocks = (count + sweep.block - 1) / sweep.block;
+  const int64_t first = offset / sweep.block;
+  for (int b = 0; b < kMaxBlocks; ++b) scales[b] = 0.0f;  // padding: a scale of one
+  for (int b = 0; b < blocks; ++b) {
+    const int start = b * sweep.block, size = sweep.block < count - start ? sweep.block : count - start;
+    scales[b] = job.given_scales != nullptr ? job.given_scales[first + b]
+                                            : bits_float(largest_finite_bits(y + start, size));
+  }
+  for (int b = 0; b < kMaxBlocks; ++b) {
+    if (job.given_scales == nullptr) scales[b] = scale_for(scales[b], largest, sweep.pow2);
+    inverses[b] = 1.0f / scales[b];
+  }
+  if (job.scales != nullptr) memcpy(job.scales + first, scales, blocks * sizeof(float));
+}
+
+void copy_codes(const TensorJob& job, Format format, int64_t offset, int count, uint8_t* staged, bool stream) {
+  const int bits = format_spec(format).code_bits;
+  uint8_t* target = static_cast<uint8_t*>(job.codes) + offset * bits / 8;
+  if (bits == 4) {
+    alignas(64) uint8_t packed[kTile / 2];
+    pack_nibbles(staged, count, packed);
+    copy_out(target, packed, (count + 1) / 2, stream);
+  } else {
+    copy_out(target, staged, static_cast<int64_t>(count) * bits / 8, stream);
+  }
+}
+
+// fp32 is not rounded; only its NaN is made canonical.
+void copy_fp32_codes(const float* __restrict y, int count, uint32_t* __restrict codes) {
+  for (int i = 0; i < count; ++i) codes[i] = float_bits(canonical(y[i]));
+}
+
+void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, ChunkResult* result) {
+  const Format format = static_cast<Format>(sweep.format);
+  const Rounding rounding = static_cast<Rounding>(sweep.rounding);
+  const bool quantize = job.quantized() && format != Format::fp32;
+  const bool affine = job.row_means != nullptr || job.a != 1.0f || job.c != 0.0f;
+  const int64_t start = chunk * kChunk, n = job.n - start < kChunk ? job.n - start : kChunk;
+
+  Moments moments[kTilesPerChunk];
+  TileSums sums[kTilesPerChunk];
+  alignas(64) float x_buffer[kTile], y_buffer[kTile], q_buffer[kTile], scales[kMaxBlocks], inverses[kMaxBlocks];
+  alignas(64) uint8_t codes[kTile * sizeof(uint32_t)];
+  TileQuantizer quantizer = {sweep.seed, job.stream, job.scale, job.inverse_scale};
+  if (sweep.scale_kind == ScaleKind::block) {
+    quantizer.scales = scales;
+    quantizer.inverses = inverses;
+    quantizer.block = sweep.block;
+    quantizer.given = job.given_scales != nullptr;
+  }
+  uint32_t absmax = 0;
+  int tiles = 0;
+  for (int64_t at = 0; at < n; at += kTile, ++tiles) {
+    const int64_t offset = start + at, tile = offset / kTile;
+    const int count = tile_count(n, at);
+    const float* x = load_tile(job.grad, job.grad_type, offset, count, sweep.inverse_loss_scale, x_buffer);
+    if (sweep.moments_in_pass) moments[tiles] = moments_of_tile(x, count);
+    const float* y = x;
+    if (affine) {
+      normalize_tile(job, x, offset, count, y_buffer);
+      y = y_buffer;
+    }
+    const float* q = y;
+    if (quantize) {
+      if (sweep.scale_kind == ScaleKind::block) block_scales(job, sweep, y, offset, count, scales, inverses);
+      const TileResult one = quantize_tile(format, rounding, quantizer, y, tile, count, q_buffer, codes);
+      q = q_buffer;
+      sums[tiles] = one.sums;
+      absmax = one.absmax > absmax ? one.absmax : absmax;
+      result->zeroed += one.zeroed;
+      result->saturated += one.saturated;
+      result->nonfinite += one.nonfinite;
+    } else if (job.codes != nullptr) {
+      copy_fp32_codes(y, count, reinterpret_cast<uint32_t*>(codes));
+    }
+    if (job.codes != nullptr) copy_codes(job, format, offset, count, codes, sweep.stream_stores);
+    if (job.out != nullptr) store_tile(q, count, job.out, job.out_type, offset, Rounding::nearest, nullptr);
+    if (job.parameter != nullptr) update_tile(job, sweep, q, tile, offset, count);
+  }
+  if (sweep.moments_in_pass) {
+    halving_tree(moments, tiles, merge_moments);
+    memcpy(result->moments, &moments[0], sizeof moments[0]);
+  }
+  if (quantize) {
+    halving_tree(sums, tiles, [](const TileSums& a, const TileSums& b) {
+      return TileSums{a.yy + b.yy, a.yq + b.yq, a.qq + b.qq};
+    });
+    result->yy = sums[0].yy;
+    result->yq = sums[0].yq;
+    result->qq = sums[0].qq;
+    result->absmax = bits_float(absmax);
+  }
+  if (sweep.stream_stores) finish_streams();
+}
+
+template <Format F>
+void decode_chunk(const void* codes, const float* scales, int block, int64_t start, int64_t n, float* __restrict values) {
+  constexpr int kBits = format_spec(F).code_bits;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t at = start + i;
+    const float scale = scales == nullptr ? 1.0f : scales[block > 0 ? at / block : 0];
+    uint32_t code;
+    if constexpr (kBits == 4) {
+      code = static_cast<uint32_t>(static_cast<const uint8_t*>(codes)[at / 2] >> (4 * (at % 2)));
+    } else {
+      code = static_cast<const typename StagedCode<F>::type*>(codes)[at];
+    }
+    values[i] = dequantize_code<F>(code, scale);
+  }
+}
+
+void dequantize_chunk(const void* codes, int format, const float* scales, int block, int64_t n, int64_t chunk,
+                      void* values, Type type) {
+  const int64_t start = chunk * kChunk, end = n - start < kChunk ? n : start + kChunk;
+  alignas(64) float buffer[kTile];
+  for (int64_t at = start; at < end; at += kTile) {
+    const int count = tile_count(end, at);
+    switch (static_cast<Format>(format)) {
+      case Format::bf16: decode_chunk<Format::bf16>(codes, scales, block, at, count, buffer); break;
+      case Format::fp16: decode_chunk<Format::fp16>(codes, scales, block, at, count, buffer); break;
+      case Format::fp8_e4m3: decode_chunk<Format::fp8_e4m3>(codes, scales, block, at, count, buffer); break;
+      case Format::fp8_e5m2: decode_chunk<Format::fp8_e5m2>(codes, scales, block, at, count, buffer); break;
+      case Format::fp4_e2m1: decode_chunk<Format::fp4_e2m1>(codes, scales, block, at, count, buffer); break;
+      case Format::int8: decode_chunk<Format::int8>(codes, scales, block, at, count, buffer); break;
+      case Format::int4: decode_chunk<Format::int4>(codes, scales, block, at, count, buffer); break;
+      default: decode_chunk<Format::fp32>(codes, scales, block, at, count, buffer); break;
+    }
+    store_tile(buffer, count, values, type, at, Rounding::nearest, nullptr);
+  }
+}
+
+void probe_noise(uint64_t seed, uint64_t stream, int64_t tile, uint16_t* noise) {
+  noise_tile(seed, stream, tile, noise);
+}
+
+}  // namespace
+
+FASTGRAD_NUMERICS_END
+
+#define FASTGRAD_PASTE2(a, b) a##b
+#define FASTGRAD_PASTE(a, b) FASTGRAD_PASTE2(a, b)
+#define FASTGRAD_TEXT2(a) #a
+#define FASTGRAD_TEXT(a) FASTGRAD_TEXT2(a)
+
+const fastgrad::ChunkKernels& fastgrad::FASTGRAD_PASTE(chunk_kernels_, FASTGRAD_ISA)() {
+  static const ChunkKernels kernels = {FASTGRAD_TEXT(FASTGRAD_ISA), chunk_moments,    row_moments,
+                                       process_chunk,               dequantize_chunk, probe_noise};
+  return kernels;
+}

@@ -1,0 +1,355 @@
+#include "sweep.h"
+
+#include <memory>
+
+#include "numerics/formats.h"
+#include "numerics/normalizers.h"
+#include "numerics/rounding.h"
+#include "numerics/tile.h"
+#include "parallel.h"
+#include "subnormals.h"
+
+namespace fastgrad {
+namespace {
+
+// Work between two barriers is cut into tasks of about this many elements, so that small tensors share a task.
+constexpr int64_t kTaskElements = 32768;
+// Tensors whose statistics are only their own are treated in groups of about this many bytes of gradients,
+// so that the second read of a group finds it in cache.
+constexpr int64_t kCachedBytes = int64_t{4} << 20;
+// Outputs larger than this are written past the cache.
+constexpr int64_t kStreamBytes = int64_t{16} << 20;
+
+enum Column { kN, kMean, kM2, kMin, kMax, kNonfinite, kA, kC, kYY, kYQ, kQQ, kZeroed, kSaturated, kScale, kAbsmax, kK };
+
+Moments read_moments(const double* six) { return {six[0], six[1], six[2], six[3], six[4], six[5]}; }
+
+void write_moments(const Moments& m, double* six) {
+  const double values[] = {m.n, m.mean, m.m2, m.min, m.max, m.nonfinite};
+  for (int i = 0; i < 6; ++i) six[i] = values[i];
+}
+
+int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
+
+// A piece of one tensor: a chunk, or some dim-0 rows.
+struct Piece {
+  int tensor;
+  int64_t first, last;
+};
+
+// Pieces of consecutive small tensors in one task.
+struct Tasks {
+  std::vector<Piece> pieces;
+  std::vector<int64_t> starts{0};
+  int64_t open_elements = 0;
+
+  void add(Piece piece, int64_t elements) {
+    pieces.push_back(piece);
+    open_elements += elements;
+    if (open_elements >= kTaskElements) close();
+  }
+  void close() {
+    if (starts.back() != static_cast<int64_t>(pieces.size())) starts.push_back(pieces.size());
+    open_elements = 0;
+  }
+  template <class Run>
+  void run(int threads, const Run& one) {
+    close();
+    parallel_for(static_cast<int64_t>(starts.size()) - 1, threads, [&](int64_t task) {
+      for (int64_t i = starts[task]; i < starts[task + 1]; ++i) one(pieces[i]);
+    });
+  }
+};
+
+class SweepRun {
+ public:
+  SweepRun(std::vector<TensorJob>& jobs, Sweep& sweep, const ChunkKernels& kernels, double* table)
+      : jobs_(jobs), sweep_(sweep), kernels_(kernels), table_(table), count_(static_cast<int>(jobs.size())) {
+    prepare();
+  }
+
+  bool run() {
+    if (!needs_moments_first_) {
+      sweep_.moments_in_pass = sweep_.measure || needs_moments_;
+      set_global_factor();
+      finish_coefficients(0, count_);
+      process(0, count_);
+    } else if (!needs_all_first_ && !sweep_.two_reads) {
+      for (int first = 0; first < count_;) {
+        int last = first;
+        for (int64_t bytes = 0; last < count_ && (last == first || bytes + gradient_bytes(last) <= kCachedBytes); ++last) {
+          bytes += gradient_bytes(last);
+        }
+        measure(first, last);
+        finish_coefficients(first, last);
+        process(first, last);
+        first = last;
+      }
+    } else {
+      measure(0, count_);
+      if (sweep_.skip_nonfinite && count_nonfinite() > 0) {
+        write_list_row();
+        return false;
+      }
+      set_global_factor();
+      finish_coefficients(0, count_);
+      process(0, count_);
+    }
+    write_list_row();
+    return true;
+  }
+
+ private:
+  Method method() const { return static_cast<Method>(sweep_.method); }
+  Format format() const { return static_cast<Format>(sweep_.format); }
+  double* row(int i) { return table_ + int64_t{i} * kTableColumns; }
+  const double* lagged_row(int i) const { return sweep_.lagged + int64_t{i} * kTableColumns; }
+  bool by_rows(const TensorJob& job) const { return method() == Method::centralize && job.normalized() && job.rows > 1; }
+  bool own_scale(const TensorJob& job) const {
+    return sweep_.scale_kind == ScaleKind::tensor && job.quantized() && job.given_scales == nullptr;
+  }
+  int64_t gradient_bytes(int i) const { return jobs_[i].n * (jobs_[i].grad_type == Type::fp32 ? 4 : 2); }
+
+  void prepare() {
+    const bool lagged = sweep_.lagged != nullptr;
+    int64_t row_total = 0, chunk_total = 0, output_bytes = 0;
+    for (int i = 0; i < count_; ++i) {
+      const TensorJob& job = jobs_[i];
+      for (int c = 0; c < kTableColumns; ++c) row(i)[c] = 0.0;
+      write_moments(no_moments(), row(i));
+      row(i)[kMin] = row(i)[kMax] = 0.0;
+      row(i)[kA] = row(i)[kScale] = 1.0;
+      row(i)[kK] = job.factor;
+      chunk_starts_.push_back(chunk_total);
+      row_starts_.push_back(row_total);
+      chunk_total += chunks_of(job.n);
+      if (by_rows(job)) {
+        row_total += job.rows;
+        needs_moments_first_ = true;
+      }
+      if (own_scale(job) && !lagged) needs_moments_first_ = true;
+      if (job.codes != nullptr) output_bytes += job.n;
+    }
+    if (method() != Method::none) needs_moments_ = true;
+    if (method() != Method::none && method() != Method::centralize && !lagged) needs_moments_first_ = true;
+    needs_all_first_ = sweep_.skip_nonfinite || (!lagged && (method() == Method::autoscale || method() == Method::clip));
+    if (needs_all_first_) needs_moments_first_ = true;
+    sweep_.stream_stores = output_bytes > kStreamBytes;
+    results_.resize(chunk_total);
+    if (row_total > 0) {
+      row_means_ = std::make_unique<float[]>(row_total);
+      row_moments_ = std::make_unique<Moments[]>(row_total);
+      for (int i = 0; i < count_; ++i) {
+        if (by_rows(jobs_[i])) jobs_[i].row_means = row_means_.get() + row_starts_[i];
+      }
+    }
+    row_absmax_.assign(count_, 0.0f);
+  }
+
+  // Moments of the tensors [first, last) into the table.
+  void measure(int first, int last) {
+    Tasks tasks;
+    for (int i = first; i < last; ++i) {
+      const TensorJob& job = jobs_[i];
+      if (job.n == 0) continue;
+      if (by_rows(job)) {
+        const int64_t length = job.n / job.rows, step = length >= kTaskElements ? 1 : kTaskElements / length;
+        for (int64_t r = 0; r < job.rows; r += step) {
+          const int64_t end = r + step < job.rows ? r + step : job.rows;
+          tasks.add({i, r, end}, (end - r) * length);
+        }
+      } else {
+        for (int64_t c = 0; c < chunks_of(job.n); ++c) tasks.add({i, c, c + 1}, job.n - c * kChunk < kChunk ? job.n - c * kChunk : kChunk);
+      }
+    }
+    std::vector<float> piece_absmax;
+    tasks.close();
+    piece_absmax.assign(tasks.pieces.size(), 0.0f);
+    const Piece* pieces = tasks.pieces.data();
+    tasks.run(sweep_.threads, [&](const Piece& piece) {
+      const TensorJob& job = jobs_[piece.tensor];
+      if (by_rows(job)) {
+        double* out = reinterpret_cast<double*>(row_moments_.get() + row_starts_[piece.tensor] + piece.first);
+        piece_absmax[&piece - pieces] = kernels_.row_moments(job, sweep_, piece.first, piece.last, out);
+      } else {
+        kernels_.moments(job, sweep_, piece.first, results_[chunk_starts_[piece.tensor] + piece.first].moments);
+      }
+    });
+    for (size_t p = 0; p < tasks.pieces.size(); ++p) {
+      float& largest = row_absmax_[tasks.pieces[p].tensor];
+      largest = piece_absmax[p] > largest ? piece_absmax[p] : largest;
+    }
+    for (int i = first; i < last; ++i) {
+      if (by_rows(jobs_[i]) && jobs_[i].n > 0) {
+        Moments* rows = row_moments_.get() + row_starts_[i];
+        halving_tree(rows, jobs_[i].rows, merge_moments);
+        write_moments(rows[0], row(i));
+      } else {
+        merge_chunk_moments(i);
+      }
+    }
+  }
+
+  void merge_chunk_moments(int i) {
+    const int64_t chunks = chunks_of(jobs_[i].n);
+    std::vector<Moments> leaves;
+    for (int64_t c = 0; c < chunks; ++c) leaves.push_back(read_moments(results_[chunk_starts_[i] + c].moments));
+    halving_tree(leaves.data(), chunks, merge_moments);
+    write_moments(chunks > 0 ? leaves[0] : no_moments(), row(i));
+  }
+
+  // The tensors whose statistics are "all": those flagged for normalization, or every one.
+  Moments merge_list() {
+    bool any = false;
+    for (const TensorJob& job : jobs_) any |= job.normalized();
+    std::vector<Moments> leaves;
+    for (int i = 0; i < count_; ++i) {
+      if (jobs_[i].normalized() || !any) leaves.push_back(read_moments(row(i)));
+    }
+    halving_tree(leaves.data(), static_cast<int64_t>(leaves.size()), merge_moments);
+    return leaves.empty() ? no_moments() : leaves[0];
+  }
+
+  double count_nonfinite() {
+    double total = 0;
+    for (int i = 0; i < count_; ++i) total += row(i)[kNonfinite];
+    return total;
+  }
+
+  void set_global_factor() {
+    if (method() != Method::autoscale && method() != Method::clip) return;
+    const Moments all = sweep_.lagged != nullptr ? read_moments(lagged_row(count_)) : merge_list();
+    global_factor_ = method() == Method::clip
+                         ? clip_factor(all, sweep_.max_norm)
+                         : alpha_factor(static_cast<Alpha>(sweep_.alpha), standard_deviation(all), sweep_.state);
+  }
+
+  void finish_coefficients(int first, int last) {
+    const float largest = format_spec(format()).largest;
+    for (int i = first; i < last; ++i) {
+      TensorJob& job = jobs_[i];
+      const double* source = sweep_.lagged != nullptr ? lagged_row(i) : row(i);
+      const Moments m = read_moments(source);
+      if (job.normalized() && method() != Method::none) {
+        const Affine f = affine_for(method(), m, sweep_.eps, global_factor_);
+        job.a = f.a;
+        job.c = f.c;
+      }
+      row(i)[kA] = job.a;
+      row(i)[kC] = job.c;
+      if (sweep_.scale_kind != ScaleKind::tensor || !job.quantized()) continue;
+      if (job.given_scales != nullptr) {
+        job.scale = job.given_scales[0];
+      } else {
+        float absmax = row_absmax_[i];
+        if (sweep_.lagged != nullptr) {
+          absmax = static_cast<float>(source[kAbsmax]);
+        } else if (!by_rows(job) && m.n > 0.0) {
+          absmax = absmax_after(static_cast<float>(m.min), static_cast<float>(m.max), job);
+        }
+        job.scale = scale_for(absmax, largest, sweep_.pow2);
+      }
+      job.inverse_scale = 1.0f / job.scale;
+      row(i)[kScale] = job.scale;
+      if (job.scales != nullptr) job.scales[0] = job.scale;
+    }
+  }
+
+  static float absmax_after(float min, float max, const TensorJob& job) {
+    const Affine f = {job.a, job.c};
+    const bool affine = job.a != 1.0f || job.c != 0.0f;
+    const float low = magnitude(affine ? apply_affine(min, f) : min), high = magnitude(affine ? apply_affine(max, f) : max);
+    const float largest = low > high ? low : high;
+    return largest < bits_float(kFloatMax) ? largest : bits_float(kFloatMax);
+  }
+
+  void process(int first, int last) {
+    Tasks tasks;
+    for (int i = first; i < last; ++i) {
+      const TensorJob& job = jobs_[i];
+      for (int64_t c = 0; c < chunks_of(job.n); ++c) tasks.add({i, c, c + 1}, job.n - c * kChunk < kChunk ? job.n - c * kChunk : kChunk);
+    }
+    tasks.run(sweep_.threads, [&](const Piece& piece) {
+      kernels_.process(jobs_[piece.tensor], sweep_, piece.first, &results_[chunk_starts_[piece.tensor] + piece.first]);
+    });
+    for (int i = first; i < last; ++i) collect(i);
+  }
+
+  void collect(int i) {
+    if (sweep_.moments_in_pass) merge_chunk_moments(i);
+    const int64_t chunks = chunks_of(jobs_[i].n);
+    ChunkResult* results = results_.data() + chunk_starts_[i];
+    for (int64_t c = 0; c < chunks; ++c) {
+      row(i)[kZeroed] += static_cast<double>(results[c].zeroed);
+      row(i)[kSaturated] += static_cast<double>(results[c].saturated);
+      row(i)[kAbsmax] = results[c].absmax > row(i)[kAbsmax] ? results[c].absmax : row(i)[kAbsmax];
+    }
+    halving_tree(results, chunks, [](const ChunkResult& a, const ChunkResult& b) {
+      ChunkResult sum = a;
+      sum.yy = a.yy + b.yy;
+      sum.yq = a.yq + b.yq;
+      sum.qq = a.qq + b.qq;
+      return sum;
+    });
+    if (chunks == 0) return;
+    row(i)[kYY] = results[0].yy;
+    row(i)[kYQ] = results[0].yq;
+    row(i)[kQQ] = results[0].qq;
+  }
+
+  void write_list_row() {
+    double* out = row(count_);
+    for (int c = 0; c < kTableColumns; ++c) out[c] = 0.0;
+    const bool measured = sweep_.moments_in_pass || needs_moments_first_;
+    if (measured) write_moments(merge_list(), out);
+    struct Sums {
+      double yy, yq, qq;
+    };
+    std::vector<Sums> sums;
+    for (int i = 0; i < count_; ++i) {
+      sums.push_back({row(i)[kYY], row(i)[kYQ], row(i)[kQQ]});
+      out[kZeroed] += row(i)[kZeroed];
+      out[kSaturated] += row(i)[kSaturated];
+      out[kAbsmax] = row(i)[kAbsmax] > out[kAbsmax] ? row(i)[kAbsmax] : out[kAbsmax];
+    }
+    halving_tree(sums.data(), count_, [](const Sums& a, const Sums& b) {
+      return Sums{a.yy + b.yy, a.yq + b.yq, a.qq + b.qq};
+    });
+    if (count_ > 0) {
+      out[kYY] = sums[0].yy;
+      out[kYQ] = sums[0].yq;
+      out[kQQ] = sums[0].qq;
+    }
+    out[kA] = static_cast<double>(static_cast<float>(global_factor_));
+    out[kScale] = out[kK] = 1.0;
+  }
+
+  std::vector<TensorJob>& jobs_;
+  Sweep& sweep_;
+  const ChunkKernels& kernels_;
+  double* table_;
+  int count_;
+  bool needs_moments_ = false, needs_moments_first_ = false, needs_all_first_ = false;
+  double global_factor_ = 1.0;
+  std::vector<int64_t> chunk_starts_, row_starts_;
+  std::vector<ChunkResult> results_;
+  std::unique_ptr<float[]> row_means_;
+  std::unique_ptr<Moments[]> row_moments_;
+  std::vector<float> row_absmax_;
+};
+
+}  // namespace
+
+bool run_sweep(std::vector<TensorJob>& jobs, Sweep sweep, const ChunkKernels& kernels, double* table) {
+  const SubnormalsOn guard;
+  return SweepRun(jobs, sweep, kernels, table).run();
+}
+
+void run_dequantize(const void* codes, int format, const float* scales, int block, int64_t n, void* values, Type type,
+                    int threads, const ChunkKernels& kernels) {
+  parallel_for(chunks_of(n), threads, [&](int64_t chunk) {
+    kernels.dequantize(codes, format, scales, block, n, chunk, values, type);
+  });
+}
+
+}  // namespace fastgrad

@@ -1,0 +1,104 @@
+// Tiles between memory and float32: loading, storing, packing.
+#pragma once
+
+#include "job.h"
+#include "numerics/rounding.h"
+#include "vector.h"
+
+FASTGRAD_NUMERICS_BEGIN
+
+// IEEE half precision to float32, exactly, without a branch: the exponent is moved by a multiplication, which
+// also normalizes subnormals.
+inline float half_to_float(uint16_t h) {
+  const uint32_t m = h & 0x7fffu, sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const float scaled = bits_float(m << 13) * power_of_two(112);
+  const uint32_t bits = m >= 0x7c00u ? (m << 13) | kInfinity : float_bits(scaled);
+  return bits_float(bits | sign);
+}
+
+inline int64_t type_size(Type type) { return type == Type::fp32 ? 4 : 2; }
+
+inline void widen(const void* source, Type type, int64_t offset, int count, float* __restrict x) {
+  if (type == Type::fp32) {
+    memcpy(x, static_cast<const float*>(source) + offset, count * sizeof(float));
+    return;
+  }
+  const uint16_t* __restrict h = static_cast<const uint16_t*>(source) + offset;
+  if (type == Type::bf16) {
+    for (int i = 0; i < count; ++i) x[i] = bits_float(static_cast<uint32_t>(h[i]) << 16);
+  } else {
+    for (int i = 0; i < count; ++i) x[i] = half_to_float(h[i]);
+  }
+}
+
+// `count` elements as float32 times the inverse loss scale, padded with +0 to the end of the row. Returns where
+// they are: in `buffer`, or in place if nothing has to be done to them.
+inline const float* load_tile(const void* source, Type type, int64_t offset, int count, float inverse_loss_scale,
+                              float* __restrict buffer) {
+  const bool whole_rows = count % kColumns == 0;
+  if (type == Type::fp32 && inverse_loss_scale == 1.0f && whole_rows) return static_cast<const float*>(source) + offset;
+  widen(source, type, offset, count, buffer);
+  if (inverse_loss_scale != 1.0f) {
+    for (int i = 0; i < count; ++i) buffer[i] = buffer[i] * inverse_loss_scale;
+  }
+  for (int i = count; i % kColumns != 0; ++i) buffer[i] = 0.0f;
+  return buffer;
+}
+
+template <Format F, Rounding R>
+inline void narrow(const float* __restrict x, const uint16_t* __restrict noise, int count, uint16_t* __restrict out) {
+  for (int i = 0; i < count; ++i) {
+    const uint32_t z = R == Rounding::stochastic ? noise[i] : 0;
+    out[i] = static_cast<uint16_t>(quantize_any<F, R>(x[i], 1.0f, 1.0f, z).code);
+  }
+}
+
+// Stores float32 values in a tensor's type. Noise is read only where `stochastic` is set.
+inline void store_tile(const float* __restrict x, int count, void* target, Type type, int64_t offset, Rounding rounding,
+                       const uint16_t* __restrict noise) {
+  if (type == Type::fp32) {
+    float* __restrict out = static_cast<float*>(target) + offset;
+    for (int i = 0; i < count; ++i) out[i] = canonical(x[i]);
+    return;
+  }
+  uint16_t* out = static_cast<uint16_t*>(target) + offset;
+  const bool stochastic = rounding == Rounding::stochastic;
+  if (type == Type::bf16) {
+    stochastic ? narrow<Format::bf16, Rounding::stochastic>(x, noise, count, out)
+               : narrow<Format::bf16, Rounding::nearest>(x, noise, count, out);
+  } else {
+    stochastic ? narrow<Format::fp16, Rounding::stochastic>(x, noise, count, out)
+               : narrow<Format::fp16, Rounding::nearest>(x, noise, count, out);
+  }
+}
+
+// Copies whole 64-byte lines past the cache where the target is so large that it will not be read from there.
+inline void copy_out(void* target, const void* source, int64_t bytes, bool stream) {
+#if defined(__SSE2__)
+  if (stream && reinterpret_cast<uintptr_t>(target) % 64 == 0 && bytes % 64 == 0) {
+    const char* from = static_cast<const char*>(source);
+    char* to = static_cast<char*>(target);
+    for (int64_t i = 0; i < bytes; i += 64) {
+#if defined(__AVX512F__)
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
+#else
+      for (int j = 0; j < 64; j += 16) {
+        _mm_stream_si128(reinterpret_cast<__m128i*>(to + i + j),
+                         _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i + j)));
+      }
+#endif
+    }
+    return;
+  }
+#endif
+  memcpy(target, source, bytes);
+}
+
+// Makes streamed stores visible to other threads before they are told that the work is done.
+inline void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+FASTGRAD_NUMERICS_END

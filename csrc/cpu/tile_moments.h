@@ -1,0 +1,125 @@
+// Moments of one tile. See docs/numerics.md, section 6.
+#pragma once
+
+#include "numerics/moments.h"
+#include "vector.h"
+
+FASTGRAD_NUMERICS_BEGIN
+
+struct TileSum {
+  float sum, min, max;
+};
+
+// x: `rows` whole rows; elements that do not exist are +0. min and max are over all of them.
+inline __attribute__((always_inline)) TileSum sum_and_range(const float* __restrict x, int rows) {
+  alignas(64) float sums[kColumns], low[kFloats], high[kFloats];
+  Floats lowest = load_floats(x), highest = lowest;
+  for (int c = 0; c < kColumns; c += kFloats) {
+    Floats sum = {};
+    for (int r = 0; r < rows; ++r) {
+      const Floats v = load_floats(x + r * kColumns + c);
+      sum = sum + v;
+      lowest = minimum(v, lowest);
+      highest = maximum(v, highest);
+    }
+    store_floats(sums + c, sum);
+  }
+  store_floats(low, lowest);
+  store_floats(high, highest);
+  TileSum out = {halve(sums), low[0], high[0]};
+  for (int j = 1; j < kFloats; ++j) {
+    out.min = low[j] < out.min ? low[j] : out.min;
+    out.max = high[j] > out.max ? high[j] : out.max;
+  }
+  return out;
+}
+
+// s1 = sum of d, s2 = sum of d*d, with d = x - mean32; `count` elements exist, the others have d = 0.
+inline __attribute__((always_inline)) void deviations(const float* __restrict x, int count, float mean32, float* s1, float* s2) {
+  alignas(64) float first[kColumns], second[kColumns];
+  const int rows = count / kColumns, tail = count % kColumns;
+  for (int c = 0; c < kColumns; c += kFloats) {
+    Floats a = {}, b = {};
+    for (int r = 0; r < rows; ++r) {
+      const Floats d = load_floats(x + r * kColumns + c) - mean32;
+      a = a + d;
+      b = b + d * d;
+    }
+    store_floats(first + c, a);
+    store_floats(second + c, b);
+  }
+  for (int c = 0; c < tail; ++c) {
+    const float d = x[rows * kColumns + c] - mean32;
+    first[c] = first[c] + d;
+    second[c] = second[c] + d * d;
+  }
+  *s1 = halve(first);
+  *s2 = halve(second);
+}
+
+// Any tile, element by element where it matters: non-finite elements, magnitudes out of range.
+inline Moments moments_of_odd_tile(const float* __restrict x, int count) {
+  alignas(64) float clean[kTile];
+  uint32_t absmax = 0;
+  int finite = 0;
+  Moments range = no_moments();
+  for (int i = 0; i < count; ++i) {
+    const bool ok = is_finite(x[i]);
+    clean[i] = ok ? x[i] : 0.0f;
+    const uint32_t m = float_bits(clean[i]) & kMagnitude;
+    absmax = m > absmax ? m : absmax;
+    if (!ok) continue;
+    finite += 1;
+    range.min = x[i] < range.min ? x[i] : range.min;
+    range.max = x[i] > range.max ? x[i] : range.max;
+  }
+  if (finite == 0) {
+    range.nonfinite = count;
+    return range;
+  }
+  const int e = range_exponent(absmax);
+  const float factor = power_of_two(-e);
+  for (int i = 0; i < kTile; ++i) clean[i] = i < count ? clean[i] * factor : 0.0f;
+  const float n = static_cast<float>(finite);
+  const float mean32 = sum_and_range(clean, kRows).sum / n;
+  alignas(64) float first[kTile], second[kTile];
+  for (int i = 0; i < kTile; ++i) {
+    const float d = i < count && is_finite(x[i]) ? clean[i] - mean32 : 0.0f;
+    first[i] = d;
+    second[i] = d * d;
+  }
+  Moments out = tile_moments(n, mean32, sum_and_range(first, kRows).sum, sum_and_range(second, kRows).sum, e);
+  out.min = range.min + 0.0;
+  out.max = range.max + 0.0;
+  out.nonfinite = count - finite;
+  return out;
+}
+
+// x: `count` elements, then +0 up to the end of the row.
+inline __attribute__((always_inline)) Moments moments_of_rows(const float* __restrict x, int count, int rows) {
+  TileSum t = sum_and_range(x, rows);
+  const float absmax = -t.min > t.max ? -t.min : t.max;
+  // A NaN or an infinity anywhere makes the sum non-finite.
+  if (!is_finite(t.sum) || range_exponent(float_bits(absmax) & kMagnitude) != 0) return moments_of_odd_tile(x, count);
+  if (count % kColumns != 0) {  // the padding must not count as a minimum or maximum
+    t.min = t.max = x[0];
+    for (int i = 1; i < count; ++i) {
+      t.min = x[i] < t.min ? x[i] : t.min;
+      t.max = x[i] > t.max ? x[i] : t.max;
+    }
+  }
+  const float n = static_cast<float>(count), mean32 = t.sum / n;
+  float s1, s2;
+  deviations(x, count, mean32, &s1, &s2);
+  Moments out = tile_moments(n, mean32, s1, s2, 0);
+  out.min = static_cast<double>(t.min + 0.0f);
+  out.max = static_cast<double>(t.max + 0.0f);
+  return out;
+}
+
+inline Moments moments_of_tile(const float* __restrict x, int count) {
+  if (count == kTile) return moments_of_rows(x, kTile, kRows);  // constants: the loops over rows are unrolled
+  return moments_of_rows(x, count, (count + kColumns - 1) / kColumns);
+}
+
+FASTGRAD_NUMERICS_END

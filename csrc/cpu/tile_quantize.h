@@ -1,0 +1,236 @@
+// Quantizing one tile and measuring what that did. See docs/numerics.md, sections 4, 5 and 8.
+#pragma once
+
+#include "numerics/moments.h"
+#include "tile_memory.h"
+
+FASTGRAD_NUMERICS_BEGIN
+
+struct TileQuantizer {
+  uint64_t seed, stream;
+  float scale = 1, inverse = 1;   // of the tensor
+  const float* scales = nullptr;  // of the blocks of this tile, where blocks have their own
+  const float* inverses = nullptr;
+  int block = kTile;
+  bool given = false;  // scales that were not measured on this tile: nothing is known about them
+};
+
+struct TileSums {
+  double yy = 0, yq = 0, qq = 0;
+};
+
+struct TileResult {
+  TileSums sums;
+  int zeroed = 0, saturated = 0, nonfinite = 0;
+  uint32_t absmax = 0;  // bits of the largest finite magnitude of y
+};
+
+// Codes are staged one to a byte or half word, before packing.
+template <Format F>
+struct StagedCode {
+  using type = uint8_t;
+};
+template <>
+struct StagedCode<Format::bf16> {
+  using type = uint16_t;
+};
+template <>
+struct StagedCode<Format::fp16> {
+  using type = uint16_t;
+};
+template <>
+struct StagedCode<Format::fp32> {
+  using type = uint32_t;
+};
+
+// Largest finite magnitude as bits.
+inline uint32_t largest_finite_bits(const float* __restrict x, int count) {
+  int32_t largest = 0;
+  for (int i = 0; i < count; ++i) {
+    const int32_t raw = static_cast<int32_t>(float_bits(x[i]) & kMagnitude);
+    const int32_t m = raw < static_cast<int32_t>(kInfinity) ? raw : 0;
+    largest = m > largest ? m : largest;
+  }
+  return static_cast<uint32_t>(largest);
+}
+
+// The sums of a tile whose magnitudes are out of range or not all finite: element by element, scaled.
+inline TileSums sums_of_odd_tile(const float* __restrict y, const float* __restrict q, int count) {
+  alignas(64) float clean_y[kTile] = {}, clean_q[kTile] = {};
+  for (int i = 0; i < count; ++i) {
+    clean_y[i] = is_finite(y[i]) ? y[i] : 0.0f;
+    clean_q[i] = is_finite(y[i]) ? q[i] : 0.0f;
+  }
+  const int ey = range_exponent(largest_finite_bits(clean_y, count)), eq = range_exponent(largest_finite_bits(clean_q, count));
+  const float fy = power_of_two(-ey), fq = power_of_two(-eq);
+  alignas(64) float yy[kColumns] = {}, yq[kColumns] = {}, qq[kColumns] = {};
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kColumns; ++c) {
+      const float vy = clean_y[r * kColumns + c] * fy, vq = clean_q[r * kColumns + c] * fq;
+      yy[c] = yy[c] + vy * vy;
+      yq[c] = yq[c] + vy * vq;
+      qq[c] = qq[c] + vq * vq;
+    }
+  }
+  return {halve(yy) * power_of_two_double(2 * ey), halve(yq) * power_of_two_double(ey + eq),
+          halve(qq) * power_of_two_double(2 * eq)};
+}
+
+// Any tile, element by element: non-finite elements, scales near the end of float32.
+template <Format F, Rounding R>
+TileResult quantize_odd_tile(const TileQuantizer& z, const float* __restrict y, int64_t tile, int count, float* __restrict q,
+                             typename StagedCode<F>::type* __restrict codes) {
+  alignas(64) uint16_t noise[kTile] = {};
+  if constexpr (R == Rounding::stochastic) noise_tile(z.seed, z.stream, tile, noise);
+  TileResult out;
+  for (int i = 0; i < count; ++i) {
+    const float scale = z.scales != nullptr ? z.scales[i / z.block] : z.scale;
+    const float inverse = z.scales != nullptr ? z.inverses[i / z.block] : z.inverse;
+    const auto one = quantize_any<F, R>(y[i], inverse, scale, noise[i]);
+    q[i] = one.value;
+    codes[i] = static_cast<typename StagedCode<F>::type>(one.code);
+    if (is_finite(y[i])) {
+      out.saturated += saturates<F>(y[i], inverse);
+      out.zeroed += y[i] != 0.0f && one.value == 0.0f;
+    } else {
+      out.nonfinite += 1;
+    }
+  }
+  for (int i = count; i % kColumns != 0; ++i) q[i] = 0.0f;
+  out.absmax = largest_finite_bits(y, count);
+  out.sums = sums_of_odd_tile(y, q, count);
+  return out;
+}
+
+template <Format F>
+int count_saturated(const TileQuantizer& z, const float* __restrict y, int count) {
+  int total = 0;
+  if (z.scales == nullptr) {
+    for (int i = 0; i < count; ++i) total += saturates<F>(y[i], z.inverse);
+  } else {
+    for (int first = 0; first < count; first += z.block) {
+      const int end = first + z.block < count ? first + z.block : count;
+      for (int i = first; i < end; ++i) total += saturates<F>(y[i], z.inverses[first / z.block]);
+    }
+  }
+  return total;
+}
+
+inline int count_zeroed(const float* __restrict y, const float* __restrict q, int count) {
+  int total = 0;
+  for (int i = 0; i < count; ++i) total += (y[i] != 0.0f) & (q[i] == 0.0f);
+  return total;
+}
+
+// y: `rows` whole rows, padding +0. Everything of a column group happens in registers: its noise, eight rows of
+// rounding, its part of the sums. What is rare is left to a second look at the tile, which is still in cache.
+template <Format F, Rounding R, bool BLOCKS, Scaling S>
+inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantizer& z, const float* __restrict y,
+                                                               int64_t tile, int count, int rows, float* __restrict q,
+                                                               typename StagedCode<F>::type* __restrict codes) {
+  constexpr FormatSpec spec = format_spec(F);
+  alignas(64) float yy[kColumns], yq[kColumns], qq[kColumns];
+  Words largest_y = {}, largest_v = {}, zeroed = {};
+  Words smallest = ~Words{};  // of the non-zero magnitudes, less one
+  for (int c = 0; c < kColumns; c += kFloats) {
+    Floats syy = {}, syq = {}, sqq = {};
+    const ColumnNoise noise = R == Rounding::stochastic ? ColumnNoise(z.seed, z.stream, tile, c) : ColumnNoise();
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const int at = r * kColumns + c;
+      const Floats vy = load_floats(y + at);
+      Floats scale = splat<Floats>(z.scale), inverse = splat<Floats>(z.inverse);
+      if constexpr (BLOCKS) {
+        scale = splat<Floats>(z.scales[at / z.block]);
+        inverse = splat<Floats>(z.inverses[at / z.block]);
+        largest_v = maximum(largest_v, float_bits(vy * inverse) & kMagnitude);
+      }
+      const auto one = quantize_finite<F, R, S>(vy, inverse, scale, noise.row(r));
+      const Words m = float_bits(vy) & kMagnitude;
+      largest_y = maximum(largest_y, m);
+      if constexpr (F == Format::bf16 || F == Format::fp16) {
+        smallest = minimum(smallest, m - 1u);
+      } else {
+        zeroed = zeroed - (Words)((one.value == 0.0f) & (vy != 0.0f));
+      }
+      store_floats(q + at, one.value);
+      store_codes(codes + at, one.code);
+      syy = syy + vy * vy;
+      syq = syq + vy * one.value;
+      sqq = sqq + one.value * one.value;
+    }
+    store_floats(yy + c, syy);
+    store_floats(yq + c, syq);
+    store_floats(qq + c, sqq);
+  }
+  TileResult out;
+  out.absmax = largest_lane(largest_y);
+  if (out.absmax >= kInfinity) return quantize_odd_tile<F, R>(z, y, tile, count, q, codes);
+  // The largest |v| follows from the largest |y|: multiplication is monotone.
+  const float v = BLOCKS ? bits_float(largest_lane(largest_v)) : bits_float(out.absmax) * z.inverse;
+  if (v > spec.largest) out.saturated = count_saturated<F>(z, y, count);
+  if constexpr (F == Format::bf16 || F == Format::fp16) {
+    const uint32_t may_vanish = (spec.exponent0 << 23) - 1u;  // a larger magnitude cannot become zero
+    if (smallest_lane(smallest) < may_vanish) out.zeroed = count_zeroed(y, q, count);
+  } else {
+    out.zeroed = sum_of_lanes(zeroed);
+  }
+  // Unless values were clamped, or the scale says nothing about y, q lies within a factor of two of y, or is zero,
+  // or is one gap: then the range of y with some room vouches for that of q.
+  constexpr uint32_t kLow = static_cast<uint32_t>(127 - 38) << 23, kHigh = static_cast<uint32_t>(127 + 48) << 23;
+  const bool vouched = out.absmax == 0u || (out.absmax >= kLow && out.absmax <= kHigh && out.saturated == 0);
+  const bool tame = !(BLOCKS && z.given) && z.scale <= 1e12f;
+  out.sums = vouched && tame ? TileSums{halve(yy), halve(yq), halve(qq)} : sums_of_odd_tile(y, q, count);
+  return out;
+}
+
+template <Format F, Rounding R, bool BLOCKS, Scaling S>
+TileResult quantize_tile(const TileQuantizer& z, const float* y, int64_t tile, int count, float* q,
+                         typename StagedCode<F>::type* codes) {
+  if (count == kTile) return quantize_rows<F, R, BLOCKS, S>(z, y, tile, kTile, kRows, q, codes);
+  return quantize_rows<F, R, BLOCKS, S>(z, y, tile, count, (count + kColumns - 1) / kColumns, q, codes);
+}
+
+template <Format F, Rounding R>
+TileResult quantize_tile(const TileQuantizer& z, const float* y, int64_t tile, int count, float* q, void* staged) {
+  auto* codes = static_cast<typename StagedCode<F>::type*>(staged);
+  float largest_scale = z.scale;
+  for (int b = 0; z.scales != nullptr && b * z.block < count; ++b) {
+    largest_scale = z.scales[b] > largest_scale ? z.scales[b] : largest_scale;
+  }
+  if (!is_finite(largest_scale * format_spec(F).largest)) return quantize_odd_tile<F, R>(z, y, tile, count, q, codes);
+  if (z.scales != nullptr) return quantize_tile<F, R, true, Scaling::plain>(z, y, tile, count, q, codes);
+  if (z.scale != 1.0f) return quantize_tile<F, R, false, Scaling::plain>(z, y, tile, count, q, codes);
+  return quantize_tile<F, R, false, Scaling::none>(z, y, tile, count, q, codes);
+}
+
+template <Format F>
+TileResult quantize_tile(Rounding r, const TileQuantizer& z, const float* y, int64_t tile, int count, float* q, void* codes) {
+  if (r == Rounding::stochastic) return quantize_tile<F, Rounding::stochastic>(z, y, tile, count, q, codes);
+  if (r == Rounding::nearest) return quantize_tile<F, Rounding::nearest>(z, y, tile, count, q, codes);
+  return quantize_tile<F, Rounding::truncate>(z, y, tile, count, q, codes);
+}
+
+// Any format but fp32, which is not rounded.
+inline TileResult quantize_tile(Format f, Rounding r, const TileQuantizer& z, const float* y, int64_t tile, int count,
+                                float* q, void* codes) {
+  switch (f) {
+    case Format::bf16: return quantize_tile<Format::bf16>(r, z, y, tile, count, q, codes);
+    case Format::fp16: return quantize_tile<Format::fp16>(r, z, y, tile, count, q, codes);
+    case Format::fp8_e4m3: return quantize_tile<Format::fp8_e4m3>(r, z, y, tile, count, q, codes);
+    case Format::fp8_e5m2: return quantize_tile<Format::fp8_e5m2>(r, z, y, tile, count, q, codes);
+    case Format::fp4_e2m1: return quantize_tile<Format::fp4_e2m1>(r, z, y, tile, count, q, codes);
+    case Format::int8: return quantize_tile<Format::int8>(r, z, y, tile, count, q, codes);
+    default: return quantize_tile<Format::int4>(r, z, y, tile, count, q, codes);
+  }
+}
+
+// Two codes to a byte, the first in the low nibble; `count` codes, an odd tail gets a zero nibble.
+inline void pack_nibbles(uint8_t* __restrict codes, int count, uint8_t* __restrict packed) {
+  if (count % 2 != 0) codes[count] = 0;
+  for (int i = 0; i < (count + 1) / 2; ++i) {
+    packed[i] = static_cast<uint8_t>((codes[2 * i] & 0xf) | (codes[2 * i + 1] << 4));
+  }
+}
+
+FASTGRAD_NUMERICS_END

@@ -1,0 +1,112 @@
+// Explicit vectors, for the loops in which sums, noise and rounding have to stay in registers. GCC's vector
+// extension gives them the operators of scalars, so that the formulas of csrc/numerics serve both. Loops over a
+// tile without such needs are left plain; the compiler vectorizes them.
+#pragma once
+
+#include "noise.h"
+
+FASTGRAD_NUMERICS_BEGIN
+
+constexpr int kFloats = sizeof(Lanes) / sizeof(float);
+typedef float Floats __attribute__((vector_size(sizeof(Lanes))));
+typedef uint32_t Words __attribute__((vector_size(sizeof(Lanes))));
+typedef int32_t Mask __attribute__((vector_size(sizeof(Lanes))));  // lanes of 0 or -1
+
+inline Floats load_floats(const float* p) {
+  Floats v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store_floats(float* p, Floats v) { memcpy(p, &v, sizeof v); }
+
+inline Words float_bits(Floats x) { return (Words)x; }
+inline Floats bits_float(Words w) { return (Floats)w; }
+inline Floats magnitude(Floats x) { return (Floats)((Words)x & kMagnitude); }
+inline Floats word_to_float(Words w) { return __builtin_convertvector((Mask)w, Floats); }
+inline Words float_to_word(Floats x) { return (Words)__builtin_convertvector(x, Mask); }
+inline Words mask_to_word(Mask mask) { return (Words)mask & 1u; }
+
+// Where GCC does not find the one instruction by itself.
+#if defined(__AVX512F__)
+inline Floats minimum(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
+inline Floats maximum(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+inline Words maximum(Words a, Words b) { return (Words)_mm512_max_epu32((__m512i)a, (__m512i)b); }
+inline Words minimum(Words a, Words b) { return (Words)_mm512_min_epu32((__m512i)a, (__m512i)b); }
+inline bool any_below(Words w, uint32_t limit) {
+  return _mm512_cmplt_epu32_mask((__m512i)w, _mm512_set1_epi32(static_cast<int>(limit))) != 0;
+}
+inline void store_codes(uint8_t* p, Words w) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)w));
+}
+inline void store_codes(uint16_t* p, Words w) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)w));
+}
+#else
+#if defined(__AVX2__)
+inline Floats minimum(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
+inline Floats maximum(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
+inline Words maximum(Words a, Words b) { return (Words)_mm256_max_epu32((__m256i)a, (__m256i)b); }
+inline Words minimum(Words a, Words b) { return (Words)_mm256_min_epu32((__m256i)a, (__m256i)b); }
+inline bool any_below(Words w, uint32_t limit) {  // w below 2^31
+  return _mm256_movemask_ps((__m256)((Mask)w < static_cast<int32_t>(limit))) != 0;
+}
+#else
+inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
+inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
+inline Words maximum(Words a, Words b) { return a > b ? a : b; }
+inline Words minimum(Words a, Words b) { return a < b ? a : b; }
+inline bool any_below(Words w, uint32_t limit) {
+  const Mask mask = (Mask)w < static_cast<int32_t>(limit);
+#if defined(__SSE2__)
+  return _mm_movemask_ps((__m128)mask) != 0;
+#else
+  return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+#endif
+}
+#endif
+inline void store_codes(uint8_t* p, Words w) {
+  typedef uint8_t Bytes __attribute__((vector_size(kFloats)));
+  const Bytes b = __builtin_convertvector(w, Bytes);
+  memcpy(p, &b, sizeof b);
+}
+inline void store_codes(uint16_t* p, Words w) {
+  typedef uint16_t Halves __attribute__((vector_size(2 * kFloats)));
+  const Halves h = __builtin_convertvector(w, Halves);
+  memcpy(p, &h, sizeof h);
+}
+#endif
+
+inline uint32_t largest_lane(Words w) {
+  uint32_t largest = 0;
+  for (int l = 0; l < kFloats; ++l) largest = w[l] > largest ? w[l] : largest;
+  return largest;
+}
+
+inline uint32_t smallest_lane(Words w) {
+  uint32_t smallest = ~0u;
+  for (int l = 0; l < kFloats; ++l) smallest = w[l] < smallest ? w[l] : smallest;
+  return smallest;
+}
+
+inline int sum_of_lanes(Words w) {
+  uint32_t total = 0;
+  for (int l = 0; l < kFloats; ++l) total += w[l];
+  return static_cast<int>(total);
+}
+
+// The halving of 128 columns: 64, 32, ..., 1. `columns` is overwritten.
+inline float halve(float* __restrict columns) {
+  for (int s = kColumns / 2; s >= kFloats; s /= 2) {
+    for (int j = 0; j < s; j += kFloats) store_floats(columns + j, load_floats(columns + j) + load_floats(columns + j + s));
+  }
+  Floats v = load_floats(columns);
+#pragma GCC unroll 4
+  for (int s = kFloats / 2; s >= 1; s /= 2) {  // lane l += lane l + s
+    Mask from;
+    for (int l = 0; l < kFloats; ++l) from[l] = (l + s) % kFloats;
+    v = v + __builtin_shuffle(v, from);
+  }
+  return v[0];
+}
+
+FASTGRAD_NUMERICS_END

@@ -1,0 +1,199 @@
+// Rounding to a format, on its magnitude, the sign last. See docs/numerics.md, section 4.
+#pragma once
+
+#include "formats.h"
+
+FASTGRAD_NUMERICS_BEGIN
+
+// Float and Word are float and uint32_t, or, on the CPU, vectors of as many lanes, for which csrc/cpu/vector.h
+// brings these functions. A comparison gives a bool or a mask of lanes; `mask ? a : b` reads the same for both.
+FG_FN float word_to_float(uint32_t w) { return static_cast<float>(static_cast<int32_t>(w)); }
+FG_FN uint32_t float_to_word(float x) { return static_cast<uint32_t>(static_cast<int32_t>(x)); }
+FG_FN uint32_t mask_to_word(bool mask) { return mask ? 1u : 0u; }
+FG_FN bool any_below(uint32_t w, uint32_t limit) { return w < limit; }
+FG_FN float minimum(float a, float b) { return a < b ? a : b; }  // b where a is NaN
+
+template <class Float>
+FG_FN Float splat(float x) {
+  return Float{} + x;
+}
+
+// What is added to a fixed-point number with 16 fraction bits before those bits are cut off.
+template <Rounding R, class Word>
+FG_FN Word rounding_addend(Word fixed, Word noise) {
+  if constexpr (R == Rounding::stochastic) return noise;  // carries for exactly `fraction` of the 65,536 noises
+  if constexpr (R == Rounding::nearest) return ((fixed >> 16) & 1u) + 0x7fffu;  // ties to even
+  return fixed ^ fixed;
+}
+
+// A non-negative number of gaps, given times 2^16, to a whole number of gaps.
+template <Rounding R, class Float, class Word>
+FG_FN Word round_gaps(Float gaps_65536, Word noise) {
+  Word fixed = float_to_word(gaps_65536);
+  if constexpr (R == Rounding::nearest) fixed |= mask_to_word(word_to_float(fixed) != gaps_65536);  // breaks a tie
+  return (fixed + rounding_addend<R>(fixed, noise)) >> 16;
+}
+
+// The gap between the subnormals of a float format.
+template <Format F>
+FG_FN constexpr float subnormal_gap() {
+  constexpr FormatSpec spec = format_spec(F);
+  float gap = 1.0f;
+  for (int e = static_cast<int>(spec.exponent0) - 127 - spec.mantissa; e < 0; ++e) gap *= 0.5f;
+  return gap;
+}
+
+// The float32 bits of a normal number of a float format: its exponent is moved.
+template <Format F, class Word>
+FG_FN Word normal_bits(Word code) {
+  constexpr FormatSpec spec = format_spec(F);
+  return (code << (23 - spec.mantissa)) + ((spec.exponent0 - 1u) << 23);
+}
+
+template <class Float, class Word>
+struct Rounded {
+  Word code;    // without a sign
+  Float value;  // the magnitude it stands for
+};
+
+// A magnitude in [0, largest].
+template <Format F, Rounding R, class Float, class Word>
+FG_FN Rounded<Float, Word> round_magnitude(Float magnitude, Word noise) {
+  constexpr FormatSpec spec = format_spec(F);
+  if constexpr (spec.integer) {
+    const Word code = round_gaps<R>(magnitude * 65536.0f, noise);
+    return {code, word_to_float(code)};
+  } else if constexpr (F == Format::bf16) {
+    // bfloat16 has float32's exponents: the bits themselves are the fixed-point number.
+    const Word bits = float_bits(magnitude);
+    const Word rounded = bits + rounding_addend<R>(bits, noise);
+    return {rounded >> 16, bits_float(rounded & 0xffff0000u)};
+  } else {
+    const Word bits = float_bits(magnitude);
+    const Word rebased = bits - ((spec.exponent0 - 1u) << 23);
+    Word fixed;
+    if constexpr (spec.mantissa > 7) {
+      fixed = rebased << (spec.mantissa - 7);
+    } else {
+      fixed = rebased >> (7 - spec.mantissa);
+      if constexpr (R == Rounding::nearest) fixed |= mask_to_word((fixed << (7 - spec.mantissa)) != rebased);
+    }
+    Word code = (fixed + rounding_addend<R>(fixed, noise)) >> 16;
+    Float value = bits_float(normal_bits<F>(code));
+    constexpr uint32_t kSmallestNormal = spec.exponent0 << 23;
+    if (any_below(bits, kSmallestNormal)) {  // subnormal in the format, or zero: rare where the scale fits
+      constexpr float kGap = subnormal_gap<F>();
+      const auto below = bits < kSmallestNormal;
+      const Float gaps = (below ? magnitude : splat<Float>(0.0f)) * (65536.0f / kGap);  // exact
+      const Word units = round_gaps<R>(gaps, noise);
+      code = below ? units : code;
+      value = below ? word_to_float(units) * kGap : value;
+    }
+    return {code, value};
+  }
+}
+
+enum class Scaling {
+  none,     // scale and inverse scale are 1 and not multiplied with
+  plain,    // largest * scale is finite
+  clamped,  // the value is clamped to the largest float32
+};
+
+template <class Float, class Word>
+struct Quantized {
+  Word code;    // with its sign; integers in two's complement (the stored bits are the lowest ones)
+  Float value;  // what is stored, dequantized
+};
+
+// Finite y.
+template <Format F, Rounding R, Scaling S, class Float, class Word>
+FG_FN Quantized<Float, Word> quantize_finite(Float y, Float inverse_scale, Float scale, Word noise) {
+  constexpr FormatSpec spec = format_spec(F);
+  Float v = y;
+  if constexpr (S != Scaling::none) v = y * inverse_scale;
+  const Word sign = float_bits(v) & kSign;
+  Rounded<Float, Word> r = round_magnitude<F, R>(minimum(magnitude(v), splat<Float>(spec.largest)), noise);
+  if constexpr (S != Scaling::none) r.value = r.value * scale;
+  if constexpr (S == Scaling::clamped) r.value = minimum(r.value, splat<Float>(bits_float(kFloatMax)));
+  if constexpr (spec.integer) {
+    const Word minus = Word{} - (sign >> 31);  // two's complement; zero has no sign
+    const Word value_sign = r.code == 0u ? Word{} : sign;
+    return {(r.code ^ minus) - minus, bits_float(float_bits(r.value) | value_sign)};
+  } else {
+    return {r.code | (sign >> (31 - spec.sign_shift)), bits_float(float_bits(r.value) | sign)};
+  }
+}
+
+// Whether a finite y is larger than the format holds.
+template <Format F>
+FG_FN bool saturates(float y, float inverse_scale) {
+  return magnitude(y * inverse_scale) > format_spec(F).largest;
+}
+
+// Any y, non-finite ones included, any scale.
+template <Format F, Rounding R>
+FG_FN Quantized<float, uint32_t> quantize_any(float y, float inverse_scale, float scale, uint32_t noise) {
+  constexpr FormatSpec spec = format_spec(F);
+  const uint32_t m = float_bits(y) & kMagnitude, sign = float_bits(y) & kSign;
+  if (m < kInfinity) return quantize_finite<F, R, Scaling::clamped>(y, inverse_scale, scale, noise);
+  if (m > kInfinity) {
+    const bool has_nan = !(spec.integer || F == Format::fp4_e2m1);
+    return {spec.nan, has_nan ? bits_float(kNaN) : 0.0f};
+  }
+  if (spec.keeps_infinity) {
+    return {spec.infinity | (sign >> (31 - spec.sign_shift)), bits_float(kInfinity | sign)};
+  }
+  return quantize_finite<F, R, Scaling::clamped>(bits_float(float_bits(spec.largest) | sign), 1.0f, scale, noise);
+}
+
+// The magnitude a code without a sign stands for, for codes of finite numbers.
+template <Format F>
+FG_FN float decode_finite(uint32_t code) {
+  constexpr FormatSpec spec = format_spec(F);
+  if constexpr (F == Format::fp32) return bits_float(code);
+  if constexpr (F == Format::bf16) return bits_float(code << 16);
+  if constexpr (spec.integer || F == Format::fp32 || F == Format::bf16) {
+    return word_to_float(code);
+  } else {
+    const float subnormal = word_to_float(code) * subnormal_gap<F>();
+    return code < (1u << spec.mantissa) ? subnormal : bits_float(normal_bits<F>(code));
+  }
+}
+
+// The value of a stored code (with its sign, upper bits ignored), infinities and NaN included.
+template <Format F>
+FG_FN float dequantize_code(uint32_t code, float scale) {
+  constexpr FormatSpec spec = format_spec(F);
+  uint32_t sign;
+  float value;
+  if constexpr (spec.integer) {
+    const int shift = 32 - spec.code_bits;
+    const int32_t number = static_cast<int32_t>(code << shift) >> shift;
+    sign = number < 0 ? kSign : 0u;
+    value = static_cast<float>(number < 0 ? -number : number);
+  } else {
+    sign = (code << (31 - spec.sign_shift)) & kSign;
+    const uint32_t m = code & ((1u << spec.sign_shift) - 1u);
+    if (spec.keeps_infinity && m >= spec.infinity) return m == spec.infinity ? bits_float(kInfinity | sign) : bits_float(kNaN);
+    if (F == Format::fp8_e4m3 && m == spec.nan) return bits_float(kNaN);
+    value = decode_finite<F>(m);
+  }
+  value = value * scale;
+  value = value < bits_float(kFloatMax) ? value : bits_float(kFloatMax);
+  return bits_float(float_bits(value) | sign);
+}
+
+// The scale of a tensor or block whose largest finite magnitude is `absmax`, and its inverse (section 5).
+FG_FN float scale_for(float absmax, float largest, bool pow2) {
+  if (absmax == 0.0f) return 1.0f;
+  const float smallest = power_of_two(-126);
+  const float ratio = absmax / largest;
+  if (!pow2) return ratio > smallest ? ratio : smallest;
+  // Of `ratio`, rounded to float32, only the exponent is used; the exact product decides about one more.
+  int e = static_cast<int>(float_bits(ratio) >> 23) - 127;
+  if (e < -126) e = -126;
+  if (static_cast<double>(largest) * power_of_two_double(e) < static_cast<double>(absmax) && e < 127) e += 1;
+  return power_of_two(e);
+}
+
+FASTGRAD_NUMERICS_END

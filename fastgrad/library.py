@@ -1,0 +1,141 @@
+"""Loads the native module, declares ops to the torch dispatcher, and says what runs where.
+
+The dispatcher is the only dispatch: an op's schema and PyTorch reference are registered once
+(``CompositeExplicitAutograd``, so they serve every device), and the native kernels, where the module
+was built, at ``CPU`` above them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+NUMERICS_VERSION = 1
+"""Version of the numeric contract (docs/numerics.md). Stored in every checkpoint."""
+
+
+def _load_native() -> tuple[ModuleType | None, str]:
+    if os.environ.get("FASTGRAD_NATIVE") == "0":
+        return None, "switched off by FASTGRAD_NATIVE=0"
+    try:
+        from fastgrad import _native
+    except ImportError as error:
+        return None, f"not built or not loadable ({error}); `pip install -e .` builds it"
+    if _native.numerics_version != NUMERICS_VERSION:
+        built = _native.numerics_version
+        return None, f"built for numerics version {built}, this package is {NUMERICS_VERSION}: build again"
+    return _native, "loaded"
+
+
+native, native_state = _load_native()
+if native is None:
+    warnings.warn(f"fastgrad: native module {native_state}. The PyTorch references are used.", stacklevel=2)
+
+
+def _choose_instruction_set() -> str:
+    if native is None:
+        return "none"
+    available = native.instruction_sets()
+    wanted = os.environ.get("FASTGRAD_CPU")
+    if wanted is None:
+        return available[0]
+    if wanted not in available:
+        raise ValueError(f"FASTGRAD_CPU: '{wanted}' cannot run here; this machine and build have {available}")
+    return wanted
+
+
+_instruction_set = _choose_instruction_set()
+
+
+def instruction_set() -> str:
+    """Name of the instruction set whose kernels run: avx512, avx2, baseline, or none."""
+    return _instruction_set
+
+
+@contextlib.contextmanager
+def use_instruction_set(name: str) -> Iterator[None]:
+    """Runs a block on the kernels of another instruction set (the results are the same bits)."""
+    global _instruction_set
+    available = native.instruction_sets() if native is not None else []
+    if name not in available:
+        raise ValueError(f"name: '{name}' cannot run here; this machine and build have {available}")
+    before, _instruction_set = _instruction_set, name
+    try:
+        yield
+    finally:
+        _instruction_set = before
+
+
+_library = torch.library.Library("fastgrad", "DEF")
+_declared: dict[str, bool] = {}  # op -> has a native CPU kernel
+
+
+def define(schema: str, *, reference: Callable, fake: Callable, cpu: Callable | None) -> None:
+    """Declares an op.
+
+    schema: the torch schema, without namespace.
+    reference: plain PyTorch; documentation, oracle and fallback of every device.
+    fake: outputs without data, for tracing.
+    cpu: calls the native module; registered only where that is loaded.
+
+    Writing ops must bump the versions of what they write themselves: a bare Library kernel does not,
+    and a backward through the old value would then be silently wrong.
+    """
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+    _library.impl(name, reference, "CompositeExplicitAutograd")
+    if cpu is not None and native is not None:
+        _library.impl(name, cpu, "CPU")
+    # None of these ops is differentiable; the differentiable ones are built of them (ops/backward.py).
+    _library.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"fastgrad::{name}", fake, lib=_library)
+    _declared[name] = cpu is not None and native is not None
+
+
+@dataclass(frozen=True)
+class OpInfo:
+    """Which kernel an op runs on a device, and why."""
+
+    op: str
+    device: str
+    kernel: str
+    reason: str
+
+
+def op_infos() -> list[OpInfo]:
+    """One row per op and device."""
+    rows = []
+    for op, has_cpu in _declared.items():
+        if has_cpu:
+            rows.append(OpInfo(op, "cpu", f"C++ {instruction_set()}", "best instruction set this machine runs"))
+        else:
+            rows.append(OpInfo(op, "cpu", "PyTorch reference", f"native module {native_state}"))
+        rows.append(OpInfo(op, "cuda", "PyTorch reference", "no CUDA kernels in this version"))
+    return rows
+
+
+def info() -> dict[str, str]:
+    """Versions, instruction set and threads, as `fastgrad info` prints them."""
+    from fastgrad import __version__
+
+    return {
+        "fastgrad": __version__,
+        "numerics version": str(NUMERICS_VERSION),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "native module": native_state,
+        "compiler": native.compiler if native is not None else "-",
+        "instruction set": instruction_set(),
+        "instruction sets": ", ".join(native.instruction_sets()) if native is not None else "-",
+        "threads": str(torch.get_num_threads()),
+        "threads run by": native.parallel_engine() if native is not None else "-",
+        "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
