@@ -128,20 +128,28 @@ def test_one_element():
         assert moments(x)[:5].tolist() == [1.0, x.item(), 0.0, x.item(), x.item()]
 
 
+def root_mean_square(errors: list[float]) -> float:
+    return math.sqrt(math.fsum(e * e for e in errors) / len(errors))
+
+
 @pytest.mark.parametrize("mean", [0.0, 1.0, 1000.0])
-@pytest.mark.parametrize("n", [1000, 65_536, 300_000])
+@pytest.mark.parametrize("n", [1000, 5000, 65_536])
 def test_no_worse_than_two_passes_in_float32(n, mean):
-    x = mean + randn(n, seed=1)
-    true_mean, true_m2 = truth(x)
-    got = moments(x)
-    # float32 throughout, with numpy-like pairwise sums
-    pass1 = x.sum() / n
-    pass2 = ((x - pass1) * (x - pass1)).sum()
-    floor = 2.0**-24  # an error below half a unit in the last place is none to float32
-    assert abs(got[MEAN].item() - true_mean) <= max(
-        abs(pass1.item() - true_mean), floor * abs(true_mean) + floor
-    )
-    assert abs(got[M2].item() - true_m2) <= max(abs(pass2.item() - true_m2), floor * true_m2)
+    """Over many draws (a single one may have its errors cancel by luck); the sums of torch are pairwise."""
+    ours, theirs = [], []
+    for seed in range(20):
+        x = mean + randn(n, seed)
+        true_mean, true_m2 = truth(x)
+        got = moments(x)
+        mean32 = x.sum() / n
+        m2 = ((x - mean32) * (x - mean32)).sum()
+        ours.append((got[MEAN].item() - true_mean, got[M2].item() - true_m2))
+        theirs.append((mean32.item() - true_mean, m2.item() - true_m2))
+    our_mean, our_m2 = map(root_mean_square, zip(*ours, strict=True))
+    their_mean, their_m2 = map(root_mean_square, zip(*theirs, strict=True))
+    assert our_m2 <= their_m2
+    # where the mean is far below the deviation either error is within 2^-23 of the mean's standard error
+    assert our_mean <= max(their_mean, 2.0**-23 / math.sqrt(n))
 
 
 def test_merge_of_random_splits():

@@ -74,7 +74,7 @@ def test_pow2_at_the_seams(name):
 @pytest.mark.parametrize("pow2", [False, True])
 @pytest.mark.parametrize("name", SCALED)
 def test_the_largest_element_survives(name, pow2):
-    """absmax * (1 / (absmax / F)) may exceed F: it must not become a NaN or wrap, and nothing is lost at the top."""
+    """absmax * (1 / (absmax / F)) may exceed F: it must neither become NaN or wrap nor be lost."""
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         y = torch.randn(1000, generator=generator) * 10.0 ** (seed - 10)
