@@ -1,7 +1,7 @@
 """Sections 3 and 4 of docs/numerics.md: formats, codes and the rounding of one value.
 
-`IMPLEMENTATIONS` lists the encoders under test, each `encode(y, inv, format, rounding, noise) -> int32 codes`. What a
-code is worth is decided by this file (`value_of`), from torch's own dtypes where they exist.
+`IMPLEMENTATIONS` lists the encoders under test, each `encode(y, inv, format, rounding, noise) -> int32 codes`.
+What a code is worth is decided by this file (`value_of`), from torch's own dtypes where they exist.
 """
 
 import pytest
@@ -57,7 +57,7 @@ def from_bits(b: torch.Tensor) -> torch.Tensor:
 
 
 def gaps(name: str) -> torch.Tensor:
-    """Lower codes of the gaps to be looked at: all of a narrow format, else subnormals, seams and a sample."""
+    """Lower codes of the gaps looked at: all of a narrow format, else subnormals, seams and a sample."""
     largest = LARGEST[name]
     if name in NARROW:
         return torch.arange(largest)
@@ -105,7 +105,6 @@ def test_exactly_the_fraction_rounds_up(enc, name, negative):
         )
         lower, upper = low[:, None], low[:, None] + 1
         if negative:
-            # a value below the first gap's end may be -0, whose integer code is 0 and float code has the sign
             lower, upper = sign_of(lower, name), sign_of(upper, name)
         assert bool(((got == lower) | (got == upper)).all())
         assert torch.equal((got == upper).sum(dim=1), up)
@@ -138,7 +137,7 @@ def test_truncate_goes_toward_zero(enc, name):
 
 
 def dense_samples(name: str) -> torch.Tensor:
-    """float32 patterns over the whole range, and around every tie of a narrow format or many of a wide one."""
+    """float32 patterns over the whole range, around the ties, at the codes and below all subnormals."""
     largest = value_of(torch.tensor([LARGEST[name]]), name).float()
     every = from_bits(torch.arange(0, int(bits(largest)) + 1, 4099))
     codes = gaps(name)
