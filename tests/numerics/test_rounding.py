@@ -1,6 +1,6 @@
 """Sections 3 and 4 of docs/numerics.md: formats, codes and the rounding of one value.
 
-`IMPLEMENTATIONS` lists the encoders under test, each `encode(y, inv, format, rounding, noise) -> int32 codes`.
+`IMPLEMENTATIONS` lists the encoders under test: `encode(y, inv, format, rounding, noise) -> int32 codes`.
 What a code is worth is decided by this file (`value_of`), from torch's own dtypes where they exist.
 """
 
@@ -100,9 +100,8 @@ def test_exactly_the_fraction_rounds_up(enc, name, negative):
     expected = round_up_fraction(values, codes, name)
     for part, low, up in zip(values.split(32), codes.split(32), expected.split(32), strict=True):
         y = part[:, None].expand(-1, 1 << 16).reshape(-1)
-        got = enc(-y if negative else y, ONE, name, "stochastic", ALL_NOISE.repeat(len(part))).view(
-            len(part), -1
-        )
+        noise = ALL_NOISE.repeat(len(part))
+        got = enc(-y if negative else y, ONE, name, "stochastic", noise).view(len(part), -1)
         lower, upper = low[:, None], low[:, None] + 1
         if negative:
             lower, upper = sign_of(lower, name), sign_of(upper, name)
@@ -115,16 +114,9 @@ def test_noise_acts_as_a_threshold(enc, name):
     """The noises that round up are the largest ones, so 0 never does and 65535 does wherever any does."""
     values, codes = between(name, seed=2)
     count = round_up_fraction(values, codes, name).int()
-    generator = torch.Generator().manual_seed(3)
-    for noise in (
-        0,
-        65535,
-        torch.randint(65536, values.shape, generator=generator),
-        65536 - count,
-        65535 - count,
-    ):
-        noise = torch.as_tensor(noise).expand_as(values).int()
-        noise = noise.clamp(0, 65535)
+    random = torch.randint(65536, values.shape, generator=torch.Generator().manual_seed(3))
+    for noise in (0, 65535, random, 65536 - count, 65535 - count):
+        noise = torch.as_tensor(noise).expand_as(values).int().clamp(0, 65535)
         got = enc(values, ONE, name, "stochastic", noise)
         assert torch.equal(got, codes + (noise >= 65536 - count).int())
 
