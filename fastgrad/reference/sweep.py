@@ -1,0 +1,237 @@
+"""One sweep over a list of tensors: sections 7, 10 and 11 of docs/numerics.md put together."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import normalizers
+from . import scales as scaling
+from .formats import FLT_MAX, ROUNDINGS, Format, decode, encode, f32, get_format, store_codes, store_float
+from .moments import add, empty_moments, merge_all, moments, row_moments, shrinkage_sums, tree
+from .philox import DEFAULT_SEED, noise16
+from .sgd import Hyper, sgd
+
+NORMALIZE, QUANTIZE, FIRST = 1, 2, 4
+SCALES = ("none", "tensor", "block")
+
+# The columns of the table (section 10)
+COLUMNS = 16
+N, MEAN, M2, MIN, MAX, NONFINITE, A, C = range(8)
+SUM_YY, SUM_YQ, SUM_QQ, ZEROED, SATURATED, SCALE, ABSMAX, K = range(8, 16)
+
+
+def sweep(
+    grads: list[Tensor],
+    *,
+    flags: list[int],
+    rows: list[int] | None = None,
+    method: str = "none",
+    eps: float = 1e-8,
+    max_norm: float = 1.0,
+    alpha: str = "ratio_first",
+    state: Tensor | None = None,
+    format: str = "fp32",
+    rounding: str = "stochastic",
+    scale: str = "none",
+    block: int = 0,
+    pow2: bool = False,
+    given_scales: list[Tensor] | None = None,
+    lagged: Tensor | None = None,
+    seed: int = DEFAULT_SEED,
+    streams: list[int] | None = None,
+    inv_scale: float = 1.0,
+    measure: bool = True,
+    skip_nonfinite: bool = False,
+    outs: list[Tensor] | None = None,
+    codes: list[Tensor] | None = None,
+    scales: list[Tensor] | None = None,
+    params: list[Tensor] | None = None,
+    momenta: list[Tensor | None] | None = None,
+    hyper: Tensor | None = None,
+    groups: list[int] | None = None,
+    factors: list[float] | None = None,
+    weight_rounding: str = "nearest",
+    weight_streams: list[int] | None = None,
+) -> Tensor:
+    """Normalize, quantize, measure and update in one sweep; gives the table, float64 [T+1, 16] (section 11).
+
+        x = float32(grad) * inv_scale
+        y = (x - c) * a                       tensors with flag NORMALIZE
+        q, codes, sums = quantize(y)          tensors with flag QUANTIZE, else q = y
+        out = q; p, m = sgd(q)                if asked for; flag FIRST: the momentum buffer has no content yet
+
+    Tensors are flat and dense. `state`, `outs`, `codes`, `scales`, `params` and `momenta` are written in
+    place; `outs` may be `grads`. `rows[i]` is the number of dim-0 rows for centralize (0 or 1: not applied).
+    The columns of `hyper` [G, 8] are those of `sgd.Hyper` and a reserved one; `factors` is the compensation
+    factor k of each tensor; `lagged` is the table of the previous step.
+    """
+    normalizers.check_names(method, alpha)
+    fmt = get_format(format)
+    for name, value, valid in (
+        ("rounding", rounding, ROUNDINGS),
+        ("weight_rounding", weight_rounding, ROUNDINGS),
+        ("scale", scale, SCALES),
+    ):
+        if value not in valid:
+            raise ValueError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
+    count = len(grads)
+    xs = [_unscaled(grad, inv_scale) for grad in grads]
+    normalized = [bool(flag & NORMALIZE) for flag in flags]
+    quantized = [bool(flag & QUANTIZE) and fmt.name != "fp32" for flag in flags]
+    row_counts = [
+        rows[i] if method == "centralize" and normalized[i] and rows is not None and rows[i] > 1 else 0
+        for i in range(count)
+    ]
+
+    # Moments, of the tensors and of the list
+    table = torch.zeros(count + 1, COLUMNS, dtype=torch.float64)
+    table[:, [A, SCALE, K]] = 1.0
+    current_scale = scale == "tensor" and given_scales is None and lagged is None and fmt.name != "fp32"
+    current_map = method == "centralize" or (method != "none" and lagged is None)
+    per_row: dict[int, Tensor] = {}
+    if measure or skip_nonfinite or current_scale or current_map:
+        for i, x in enumerate(xs):
+            if row_counts[i]:
+                per_row[i] = row_moments(x, row_counts[i])
+                table[i, :A] = merge_all(per_row[i])
+            else:
+                table[i, :A] = moments(x)
+        table[count, :A] = _whole(table[:count, :A], normalized)
+    if skip_nonfinite and bool((table[:count, NONFINITE] > 0).any()):
+        return table
+
+    # The maps
+    source = table if lagged is None else lagged
+    maps = normalizers.coefficients(
+        method,
+        source[:count, :A],
+        source[count, :A],
+        normalized,
+        eps=eps,
+        max_norm=max_norm,
+        alpha_rule=alpha,
+        state=(0.0, 0.0) if state is None else tuple(state.tolist()),
+    )
+    if state is not None:
+        state.copy_(torch.tensor(maps.state, dtype=torch.float64))
+    table[:count, A], table[:count, C] = maps.a.double(), maps.c.double()
+    table[count, A] = maps.whole
+
+    for i, x in enumerate(xs):
+        n = x.numel()
+        c = _row_means(per_row[i]) if i in per_row else maps.c[i : i + 1]
+        y = x
+        if normalized[i] and method != "none":
+            y = _apply(x, c, maps.a[i])
+        q = y
+        s = torch.ones(scaling.block_count(n, block) if scale == "block" else 1)
+        if quantized[i]:
+            if given_scales is not None and scale != "none":
+                s = given_scales[i]
+            elif scale == "block":
+                s = scaling.scale_from_absmax(scaling.block_absmax(y, block), fmt, pow2)
+            elif scale == "tensor":
+                if lagged is not None:
+                    absmax = lagged[i, ABSMAX : ABSMAX + 1].to(torch.float32)
+                else:
+                    absmax = _mapped_absmax(per_row.get(i, table[i : i + 1, :A]), c, maps.a[i], y is x)
+                s = scaling.scale_from_absmax(absmax, fmt, pow2)
+            noise = None
+            if rounding == "stochastic":
+                noise = noise16(seed, streams[i] if streams is not None else 0, n)
+            each = scaling.spread(s, block, n) if scale == "block" else s
+            result = _quantize(y, each, fmt, rounding, noise)
+            q = result.q
+            table[i, SUM_YY:ZEROED] = shrinkage_sums(y, q)
+            table[i, ZEROED], table[i, SATURATED] = result.zeroed, result.saturated
+            table[i, ABSMAX] = scaling.finite_magnitude(y).amax().double() if n else 0.0
+            if scale == "tensor":
+                table[i, SCALE] = s[0].double()
+        if outs is not None:
+            outs[i].copy_(store_float(q, outs[i].dtype))
+        if flags[i] & QUANTIZE:
+            if codes is not None:
+                codes[i].copy_(store_codes(result.codes if quantized[i] else encode(y, f32(1.0), fmt), fmt))
+            if scales is not None:
+                scales[i].copy_(s)
+        if params is not None:
+            noise = None
+            if weight_rounding == "stochastic":
+                noise = noise16(seed, weight_streams[i] if weight_streams is not None else 0, n)
+            factor = factors[i] if factors is not None else 1.0
+            table[i, K] = factor
+            sgd(
+                q,
+                params[i],
+                momenta[i] if momenta is not None else None,
+                Hyper.from_row(hyper[groups[i] if groups is not None else 0]),
+                factor=factor,
+                first=bool(flags[i] & FIRST),
+                rounding=weight_rounding,
+                noise=noise,
+            )
+
+    if count:
+        sums = table[:count, SUM_YY:ZEROED]
+        table[count, SUM_YY:ZEROED] = tree(sums, add, torch.zeros_like(sums[0]))
+        for column in (ZEROED, SATURATED):  # whole numbers: exact in any order
+            table[count, column] = table[:count, column].sum()
+        table[count, ABSMAX] = table[:count, ABSMAX].max()
+    return table
+
+
+def _unscaled(grad: Tensor, inv_scale: float) -> Tensor:
+    x = grad.to(torch.float32)
+    return x if inv_scale == 1.0 else x * f32(inv_scale)
+
+
+def _whole(own: Tensor, normalized: list[bool]) -> Tensor:
+    """Moments of the list: over the tensors flagged for normalization, over all if none is (section 10).
+
+    A tensor that is left out is an empty leaf, so that leaf i is tensor i whatever the flags.
+    """
+    if not any(normalized):
+        return merge_all(own)
+    return merge_all(torch.where(torch.tensor(normalized)[:, None], own, empty_moments()))
+
+
+def _row_means(per_row: Tensor) -> Tensor:
+    """c of every row for centralize, float32; a row without a finite element has mean 0."""
+    return per_row[:, MEAN].to(torch.float32)
+
+
+def _apply(x: Tensor, c: Tensor, a: Tensor) -> Tensor:
+    """y = (x - c) * a, float32, with one c for the tensor or one for each of its rows (section 7)."""
+    return ((x.view(c.numel(), -1) - c[:, None]) * a).view(-1) if x.numel() else x
+
+
+def _mapped_absmax(parts: Tensor, c: Tensor, a: Tensor, identity: bool) -> Tensor:
+    """A of a tensor after the map: max(|f(min)|, |f(max)|) <= FLT_MAX over its rows [R, 6] (sections 7, 10).
+
+    0 where there is no finite element; |f| is 0 where it is not a number (infinite difference, a = 0).
+    """
+    ends = parts[:, [MIN, MAX]].to(torch.float32)
+    if not identity:
+        ends = (ends - c[:, None]) * a
+    ends = torch.where(torch.isnan(ends) | (parts[:, N:MEAN] == 0), 0.0, ends.abs())
+    return torch.minimum(ends.amax(), f32(FLT_MAX)).view(1)
+
+
+@dataclass
+class _Quantized:
+    codes: Tensor
+    q: Tensor
+    zeroed: int
+    saturated: int
+
+
+def _quantize(y: Tensor, s: Tensor, fmt: Format, rounding: str, noise: Tensor | None) -> _Quantized:
+    """Codes, values and counts of a flat tensor under the scales s (section 4)."""
+    inv = scaling.inverse_scale(s)
+    codes = encode(y, inv, fmt, rounding, noise)
+    q = decode(codes, s, fmt)
+    finite = torch.isfinite(y)
+    zeroed = finite & (y != 0) & (q == 0)
+    saturated = finite & ((y * inv).abs() > f32(fmt.largest))
+    return _Quantized(codes, q, int(zeroed.sum()), int(saturated.sum()))
