@@ -41,7 +41,7 @@ class LayerNames:
         self.trainable = sum(param.requires_grad for param in self._name)  # layers to expect
 
     def of(self, param: Parameter, wish: str | None = None) -> str:
-        """The name of ``param``; an unknown one gets ``wish``, or the next "param<i>", with ' until it is free."""
+        """The name of ``param``; a new one gets ``wish`` or "param<i>", made distinct by primes."""
         name = self._name.get(param)
         if name is None:
             name = wish or f"param{len(self._place)}"

@@ -75,7 +75,7 @@ class Ring:
         return self.steps[(self._start + self._count - 1) % self.capacity]
 
     def positions(self, first: int = 0, last: int | None = None) -> Tensor:
-        """int64 [last - first]: where held steps lie in ``data``, oldest first (``first:last`` as of a list)."""
+        """int64 [last - first]: where held steps lie in ``data``, oldest first (as a list slice)."""
         first, last, _ = slice(first, last).indices(self._count)
         return (torch.arange(first, max(first, last)) + self._start) % self.capacity
 
