@@ -212,10 +212,10 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
       result->zeroed += one.zeroed;
       result->saturated += one.saturated;
       result->nonfinite += one.nonfinite;
-    } else if (job.codes != nullptr) {
+    } else if (job.codes != nullptr && job.quantized()) {
       copy_fp32_codes(y, count, reinterpret_cast<uint32_t*>(codes));
     }
-    if (job.codes != nullptr) copy_codes(job, format, offset, count, codes, sweep.stream_stores);
+    if (job.codes != nullptr && job.quantized()) copy_codes(job, format, offset, count, codes, sweep.stream_stores);
     if (job.out != nullptr) store_tile(q, count, job.out, job.out_type, offset, Rounding::nearest, nullptr);
     if (job.parameter != nullptr) update_tile(job, sweep, q, tile, offset, count);
   }

@@ -88,6 +88,7 @@ class SweepRun {
     } else {
       measure(0, count_);
       if (sweep_.skip_nonfinite && count_nonfinite() > 0) {
+        for (int i = 0; i < count_; ++i) row(i)[kK] = 1.0;
         write_list_row();
         return false;
       }
@@ -105,9 +106,7 @@ class SweepRun {
   double* row(int i) { return table_ + int64_t{i} * kTableColumns; }
   const double* lagged_row(int i) const { return sweep_.lagged + int64_t{i} * kTableColumns; }
   bool by_rows(const TensorJob& job) const { return method() == Method::centralize && job.normalized() && job.rows > 1; }
-  bool own_scale(const TensorJob& job) const {
-    return sweep_.scale_kind == ScaleKind::tensor && job.quantized() && job.given_scales == nullptr;
-  }
+  bool scaled_by_tensor() const { return sweep_.scale_kind == ScaleKind::tensor && format() != Format::fp32; }
   int64_t gradient_bytes(int i) const { return jobs_[i].n * (jobs_[i].grad_type == Type::fp32 ? 4 : 2); }
 
   void prepare() {
@@ -127,7 +126,7 @@ class SweepRun {
         row_total += job.rows;
         needs_moments_first_ = true;
       }
-      if (own_scale(job) && !lagged) needs_moments_first_ = true;
+      if (scaled_by_tensor() && job.given_scales == nullptr && !lagged) needs_moments_first_ = true;
       if (job.codes != nullptr) output_bytes += job.n;
     }
     if (method() != Method::none) needs_moments_ = true;
@@ -204,7 +203,7 @@ class SweepRun {
     for (const TensorJob& job : jobs_) any |= job.normalized();
     std::vector<Moments> leaves;
     for (int i = 0; i < count_; ++i) {
-      if (jobs_[i].normalized() || !any) leaves.push_back(read_moments(row(i)));
+      leaves.push_back(jobs_[i].normalized() || !any ? read_moments(row(i)) : no_moments());
     }
     halving_tree(leaves.data(), static_cast<int64_t>(leaves.size()), merge_moments);
     return leaves.empty() ? no_moments() : leaves[0];
@@ -219,6 +218,7 @@ class SweepRun {
   void set_global_factor() {
     if (method() != Method::autoscale && method() != Method::clip) return;
     const Moments all = sweep_.lagged != nullptr ? read_moments(lagged_row(count_)) : merge_list();
+    if (all.n == 0.0) return;
     global_factor_ = method() == Method::clip
                          ? clip_factor(all, sweep_.max_norm)
                          : alpha_factor(static_cast<Alpha>(sweep_.alpha), standard_deviation(all), sweep_.state);
@@ -237,7 +237,7 @@ class SweepRun {
       }
       row(i)[kA] = job.a;
       row(i)[kC] = job.c;
-      if (sweep_.scale_kind != ScaleKind::tensor || !job.quantized()) continue;
+      if (!scaled_by_tensor() || !job.quantized()) continue;
       if (job.given_scales != nullptr) {
         job.scale = job.given_scales[0];
       } else {
@@ -258,7 +258,9 @@ class SweepRun {
   static float absmax_after(float min, float max, const TensorJob& job) {
     const Affine f = {job.a, job.c};
     const bool affine = job.a != 1.0f || job.c != 0.0f;
-    const float low = magnitude(affine ? apply_affine(min, f) : min), high = magnitude(affine ? apply_affine(max, f) : max);
+    float low = magnitude(affine ? apply_affine(min, f) : min), high = magnitude(affine ? apply_affine(max, f) : max);
+    low = low == low ? low : 0.0f;  // an infinite difference times a = 0
+    high = high == high ? high : 0.0f;
     const float largest = low > high ? low : high;
     return largest < bits_float(kFloatMax) ? largest : bits_float(kFloatMax);
   }
@@ -301,7 +303,10 @@ class SweepRun {
     double* out = row(count_);
     for (int c = 0; c < kTableColumns; ++c) out[c] = 0.0;
     const bool measured = sweep_.moments_in_pass || needs_moments_first_;
-    if (measured) write_moments(merge_list(), out);
+    if (measured) {
+      write_moments(merge_list(), out);
+      out[kNonfinite] = count_nonfinite();
+    }
     struct Sums {
       double yy, yq, qq;
     };

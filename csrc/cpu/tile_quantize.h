@@ -129,6 +129,8 @@ inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantiz
                                                                int64_t tile, int count, int rows, float* __restrict q,
                                                                typename StagedCode<F>::type* __restrict codes) {
   constexpr FormatSpec spec = format_spec(F);
+  // Without a scale only magnitudes far below what gradients have can vanish in these two formats.
+  constexpr bool kRarelyZero = (F == Format::bf16 || F == Format::fp16) && S == Scaling::none;
   alignas(64) float yy[kColumns], yq[kColumns], qq[kColumns];
   Words largest_y = {}, largest_v = {}, zeroed = {};
   Words smallest = ~Words{};  // of the non-zero magnitudes, less one
@@ -148,7 +150,7 @@ inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantiz
       const auto one = quantize_finite<F, R, S>(vy, inverse, scale, noise.row(r));
       const Words m = float_bits(vy) & kMagnitude;
       largest_y = maximum(largest_y, m);
-      if constexpr (F == Format::bf16 || F == Format::fp16) {
+      if constexpr (kRarelyZero) {
         smallest = minimum(smallest, m - 1u);
       } else {
         zeroed = zeroed - (Words)((one.value == 0.0f) & (vy != 0.0f));
@@ -169,7 +171,7 @@ inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantiz
   // The largest |v| follows from the largest |y|: multiplication is monotone.
   const float v = BLOCKS ? bits_float(largest_lane(largest_v)) : bits_float(out.absmax) * z.inverse;
   if (v > spec.largest) out.saturated = count_saturated<F>(z, y, count);
-  if constexpr (F == Format::bf16 || F == Format::fp16) {
+  if constexpr (kRarelyZero) {
     const uint32_t may_vanish = (spec.exponent0 << 23) - 1u;  // a larger magnitude cannot become zero
     if (smallest_lane(smallest) < may_vanish) out.zeroed = count_zeroed(y, q, count);
   } else {

@@ -8,7 +8,7 @@
 FASTGRAD_NUMERICS_BEGIN
 
 enum class Method : int { none, centre, znorm, clip, autoscale, centralize };
-enum class Alpha : int { ratio_first, ratio_max, sigma, inverse_log, log, one_plus, one };
+enum class Alpha : int { ratio_first, ratio_max, sigma, inverse_log, log, one_plus, one, given };
 
 // Natural logarithm from IEEE operations alone, so that every backend gets the same bits.
 FG_FN double log64(double x) {
@@ -27,6 +27,8 @@ FG_FN double log64(double x) {
 
 // The global factor of autoscale. state = {first sigma > 0, largest sigma}, updated before use.
 FG_FN double alpha_factor(Alpha rule, double sigma, double* state) {
+  const double cap = power_of_two_double(126);
+  if (rule == Alpha::given) return state[0] < 0.0 ? 0.0 : state[0] > cap ? cap : state[0];  // made by the caller
   if (!(state[0] > 0.0)) state[0] = sigma;
   if (sigma > state[1]) state[1] = sigma;
   if (!(sigma > 0.0) || rule == Alpha::one) return 1.0;
@@ -40,9 +42,8 @@ FG_FN double alpha_factor(Alpha rule, double sigma, double* state) {
     case Alpha::inverse_log: alpha = 1.0 / -log64(inside); break;
     case Alpha::log: alpha = -log64(inside); break;
     case Alpha::one_plus: alpha = 1.0 + sigma; break;
-    case Alpha::one: break;
+    default: break;
   }
-  const double cap = power_of_two_double(126);
   return alpha < 0.0 ? 0.0 : alpha > cap ? cap : alpha;
 }
 

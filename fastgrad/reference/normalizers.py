@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 METHODS = ("none", "centre", "znorm", "clip", "autoscale", "centralize")
-ALPHAS = ("ratio_first", "ratio_max", "sigma", "inverse_log", "log", "one_plus", "one")
+ALPHAS = ("ratio_first", "ratio_max", "sigma", "inverse_log", "log", "one_plus", "one", "given")
 LARGEST_FACTOR = 2.0**126
 
 
@@ -41,6 +41,8 @@ def alpha(rule: str, sigma: float, state: tuple[float, float]) -> tuple[float, t
     """alpha(sigma), and the new state (first sigma > 0, largest sigma), updated before use (section 7)."""
     check_names("none", rule)
     first, largest = state
+    if rule == "given":  # the factor itself, made by the caller
+        return min(max(first, 0.0), LARGEST_FACTOR), state
     if first == 0.0:
         first = sigma  # still 0 if sigma is
     largest = max(largest, sigma)

@@ -88,9 +88,8 @@ def sweep(
     table = torch.zeros(count + 1, COLUMNS, dtype=torch.float64)
     table[:, [A, SCALE, K]] = 1.0
     current_scale = scale == "tensor" and given_scales is None and lagged is None and fmt.name != "fp32"
-    current_map = method == "centralize" or (method != "none" and lagged is None)
     per_row: dict[int, Tensor] = {}
-    if measure or skip_nonfinite or current_scale or current_map:
+    if measure or skip_nonfinite or current_scale or method != "none":
         for i, x in enumerate(xs):
             if row_counts[i]:
                 per_row[i] = row_moments(x, row_counts[i])
@@ -98,6 +97,7 @@ def sweep(
             else:
                 table[i, :A] = moments(x)
         table[count, :A] = _whole(table[:count, :A], normalized)
+        table[count, NONFINITE] = table[:count, NONFINITE].sum()
     if skip_nonfinite and bool((table[:count, NONFINITE] > 0).any()):
         return table
 

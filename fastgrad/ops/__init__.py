@@ -1,0 +1,16 @@
+"""The op pages: schema, documentation, reference and registration of every op, one file per op."""
+
+from fastgrad.ops.gradient_moments import gradient_moments
+from fastgrad.ops.normalize_quantize import normalize_, normalize_quantize_
+from fastgrad.ops.quantize import Quantized, dequantize, quantize
+from fastgrad.ops.sgd_step import sgd_step_
+
+__all__ = [
+    "Quantized",
+    "dequantize",
+    "gradient_moments",
+    "normalize_",
+    "normalize_quantize_",
+    "quantize",
+    "sgd_step_",
+]

@@ -1,0 +1,120 @@
+"""Checks of arguments shared by the ops. Every message names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastgrad.ops.sweeps import ALPHAS, BLOCKS, DTYPES, FORMATS, METHODS, ROUNDINGS, SCALES
+
+_DTYPE_NAMES = "float32, bfloat16 or float16"
+
+
+def one_of(name: str, value: object, valid: Sequence[object]) -> None:
+    if value not in valid:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, valid))}; got {value!r}")
+
+
+def in_range(name: str, value: int, low: int, high: int) -> None:
+    if not torch.compiler.is_compiling() and not low <= value < high:
+        raise ValueError(f"{name}: expected an integer in [{low}, {high}), got {value}")
+
+
+def float_tensors(name: str, tensors: Sequence[Tensor]) -> None:
+    """Strided tensors of a floating-point type that the kernels read, all on one device."""
+    for i, t in enumerate(tensors):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name}[{i}]: expected a tensor, got {type(t).__name__}")
+        if t.dtype not in DTYPES:
+            raise TypeError(f"{name}[{i}]: expected {_DTYPE_NAMES}, got {t.dtype}")
+        if t.layout is not torch.strided:
+            raise TypeError(f"{name}[{i}]: expected a dense (strided) tensor, got layout {t.layout}")
+        if t.device != tensors[0].device:
+            raise ValueError(f"{name}[{i}]: expected device {tensors[0].device}, got {t.device}")
+
+
+def not_differentiable(op: str, name: str, tensors: Sequence[Tensor]) -> None:
+    """Refuses tensors whose gradient would silently be lost."""
+    if torch.is_grad_enabled():
+        for i, t in enumerate(tensors):
+            if t.requires_grad:
+                raise ValueError(
+                    f"{op}: {name}[{i}] requires grad and {op} is not differentiable; call it under "
+                    "torch.no_grad(), or use normalize_grad, quantize_grad or fake_quantize"
+                )
+
+
+def is_dense(t: Tensor) -> bool:
+    """No holes and no overlap: the elements fill t.numel() consecutive places in memory."""
+    if t.is_contiguous() or t.numel() == 0:
+        return True
+    expected = 1
+    for stride, size in sorted((st, si) for st, si in zip(t.stride(), t.shape, strict=True) if si != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def overlaps_itself(t: Tensor) -> bool:
+    """Whether two elements may share a place in memory (an expanded tensor, a hand-made stride)."""
+    reach = 1
+    for stride, size in sorted((st, si) for st, si in zip(t.stride(), t.shape, strict=True) if si != 1):
+        if stride < reach:
+            return True
+        reach = stride * (size - 1) + reach
+    return False
+
+
+def no_overlap(name: str, tensors: Sequence[Tensor]) -> None:
+    """Refuses outputs that share memory with themselves or with each other: the result would depend on order."""
+    spans = []
+    for i, t in enumerate(tensors):
+        if t.numel() == 0:
+            continue
+        if not t.is_contiguous() and overlaps_itself(t):
+            raise ValueError(f"{name}[{i}]: its elements overlap in memory (an expanded tensor?)")
+        last = sum(st * (si - 1) for st, si in zip(t.stride(), t.shape, strict=True)) if not t.is_contiguous() else t.numel() - 1
+        start = t.data_ptr()
+        spans.append((start, start + (last + 1) * t.element_size(), i))
+    spans.sort()
+    for (_, end, i), (start, _, j) in zip(spans, spans[1:], strict=False):
+        if start < end and spans:
+            raise ValueError(f"{name}[{j}] shares memory with {name}[{i}]")
+
+
+def dim0_rows(t: Tensor) -> int:
+    """Rows of dim 0 that are contiguous in memory, for centralize; 0 for tensors with fewer than two dimensions."""
+    return t.shape[0] if t.dim() > 1 else 0
+
+
+def rows_are_outermost(t: Tensor) -> bool:
+    """Whether dim 0 varies slowest in memory, so that its rows are runs of consecutive elements."""
+    return t.dim() < 2 or t.numel() == 0 or t.is_contiguous() or t.stride(0) * t.shape[0] == t.numel()
+
+
+def normalizer(method: str, alpha: str) -> None:
+    one_of("method", method, METHODS)
+    one_of("alpha", alpha, ALPHAS)
+
+
+def quantizer(format: str, rounding: str, scale: str, block: int) -> None:
+    one_of("format", format, FORMATS)
+    one_of("rounding", rounding, ROUNDINGS)
+    one_of("scale", scale, SCALES)
+    if scale == "block":
+        one_of("block", block, BLOCKS)
+    if format == "fp32" and scale != "none":
+        raise ValueError(f"scale: format fp32 takes no scale, expected 'none', got {scale!r}")
+
+
+def lagged_table(lagged: Tensor | None, count: int) -> None:
+    if lagged is not None and tuple(lagged.shape) != (count + 1, 16):
+        raise ValueError(f"lagged: expected the previous table of shape [{count + 1}, 16], got {list(lagged.shape)}")
+
+
+def noise_ids(ids: Sequence[int] | None, count: int) -> None:
+    if ids is not None and len(ids) != count:
+        raise ValueError(f"ids: expected {count} numbers, one per tensor, got {len(ids)}")

@@ -1,0 +1,39 @@
+"""Tensors of any layout as the dense ones the sweep works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastgrad.ops.checks import is_dense, rows_are_outermost
+
+
+def readable(tensors: Sequence[Tensor], by_rows: bool = False) -> list[Tensor]:
+    """The tensors, or contiguous copies of those that are not dense (or, by rows, whose dim 0 is not outermost)."""
+    return [
+        t if t.is_contiguous() or (is_dense(t) and not (by_rows and not rows_are_outermost(t))) else t.contiguous()
+        for t in tensors
+    ]
+
+
+def written(tensors: Sequence[Tensor], dense: Sequence[Tensor]) -> None:
+    """Copies back what :func:`readable` had to copy, and tells autograd that the tensors changed."""
+    for t, d in zip(tensors, dense, strict=True):
+        if t is not d:
+            t.copy_(d)
+    changed([t for t, d in zip(tensors, dense, strict=True) if t is d])
+
+
+def changed(tensors: Sequence[Tensor]) -> None:
+    """Bumps version counters: without it a backward through the old values would be silently wrong."""
+    if not torch.is_inference_mode_enabled():
+        torch.autograd.graph.increment_version(tensors)
+
+
+def same_layout(t: Tensor, model: Tensor) -> Tensor:
+    """``t`` with the strides of ``model``, copied if need be, so that both have one storage order."""
+    if t.stride() == model.stride() or (t.is_contiguous() and model.is_contiguous()):
+        return t
+    return torch.empty_like(model, dtype=t.dtype).copy_(t)

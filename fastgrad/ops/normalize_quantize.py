@@ -1,0 +1,218 @@
+"""normalize_ and normalize_quantize_: one affine map per tensor, and rounding to a format, in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fastgrad import library
+from fastgrad.ops import checks
+from fastgrad.ops.gradient_moments import gradient_moments
+from fastgrad.ops.layout import changed, readable, written
+from fastgrad.ops.sweeps import COLUMNS, NORMALIZE, QUANTIZE, Sweep, native_sweep, reference_sweep
+from fastgrad.reference.philox import DEFAULT_SEED, SLOT_RANGE, STEP_RANGE
+
+Alpha = str | Callable[[float, Tensor], float]
+STATS = ("auto", "cached", "two_reads", "lagged")
+
+
+def lagged_moments(stats: str, previous: Tensor | None, count: int) -> Tensor | None:
+    """The table that ``stats="lagged"`` works from, or None for this call's own statistics."""
+    checks.one_of("stats", stats, STATS)
+    if previous is not None:
+        checks.lagged_table(previous, count)
+    return previous if stats == "lagged" else None
+
+
+@torch.no_grad()
+def normalize_(
+    tensors: Sequence[Tensor],  # each [...], float32, bfloat16 or float16; written
+    method: str,
+    *,
+    eps: float = 1e-8,
+    max_norm: float = 1.0,
+    alpha: Alpha = "ratio_first",
+    state: Tensor | None = None,  # float64 [2], written: the first and the largest sigma so far
+    stats: str = "auto",
+    previous: Tensor | None = None,  # float64 [T+1, 16], the last call's table
+) -> Tensor:  # float64 [T+1, 16], docs/numerics.md section 10
+    """Normalizes gradients in place: ``y = a * (x - c)`` with a and c per tensor.
+
+    ============ =============================== ============================ ==================================
+    method       a                               c                            source
+    ============ =============================== ============================ ==================================
+    centre       1                               mean(x)                      zero-centring, arXiv 2509.03677
+    znorm        1 / (std(x) + eps)              mean(x)                      ZNorm, arXiv 2408.01215
+    clip         min(1, max_norm/(norm + 1e-6))  0                            torch.nn.utils.clip_grad_norm_
+    autoscale    alpha(sigma)                    mean(x)                      arXiv 2509.03677, our reading
+    centralize   1                               mean of each dim-0 row       Gradient Centralization, 2004.01461
+    ============ =============================== ============================ ==================================
+
+    ``std`` is the population std (divisor n), ``norm`` and ``sigma`` the Euclidean norm and the std of all tensors
+    of the call together, before centring. Tensors with fewer than two dimensions have no rows: centralize leaves
+    them as they are. Statistics are over finite elements only; a NaN stays NaN (the canonical one).
+
+    ``alpha``, the one factor of autoscale, is a named rule. The paper's formula could not be established; the
+    default ``ratio_first`` = sigma_t / sigma_1 is *our reading* of it. Others: ``ratio_max`` = sigma_t / max sigma,
+    ``sigma``, ``inverse_log`` = 1/(-log sigma), ``log`` = -log sigma, ``one_plus`` = 1 + sigma, ``one`` = 1; or any
+    callable ``(sigma, state) -> float``. ``state`` carries the first and largest sigma from step to step; without
+    it every call is a first step.
+
+    ``stats`` says when a tensor's own statistics are made:
+
+    - ``cached`` (= ``auto``): tensors are taken in groups that fit into the cache, each read once from memory: its
+      statistics, then the rest from cache. Methods of the whole list (clip, autoscale) need all tensors first.
+    - ``two_reads``: all statistics first, then the rest. Same bits.
+    - ``lagged``: a and c come from ``previous``, while this call's moments are measured in the same, single pass.
+      A different algorithm (statistics one step old); without ``previous`` the call uses its own.
+
+    Returns the table of the call (moments of x, a, c, ...). Same bits on every backend and thread count.
+
+    Errors: TypeError or ValueError naming the argument: unknown method (the message lists them), dtypes, sparse
+    tensors, tensors that overlap, tensors that require grad outside no_grad.
+    """
+    return normalize_quantize_(
+        tensors, method, "fp32", eps=eps, max_norm=max_norm, alpha=alpha, state=state, stats=stats, previous=previous
+    )
+
+
+@torch.no_grad()
+def normalize_quantize_(
+    tensors: Sequence[Tensor],  # each [...], float32, bfloat16 or float16; written
+    method: str,
+    format: str,
+    *,
+    eps: float = 1e-8,
+    max_norm: float = 1.0,
+    alpha: Alpha = "ratio_first",
+    state: Tensor | None = None,  # float64 [2], written
+    stats: str = "auto",
+    previous: Tensor | None = None,  # float64 [T+1, 16]
+    rounding: str = "stochastic",
+    scale: str | None = None,
+    block: int = 128,
+    pow2: bool = False,
+    seed: int = DEFAULT_SEED,
+    step: int = 0,
+    slot: int = 0,
+    ids: Sequence[int] | None = None,
+) -> Tensor:  # float64 [T+1, 16]
+    """Normalizes and rounds gradients in place, measuring the shrinkage, in one sweep.
+
+        y = a * (x - c);   q = dequantize(quantize(y));   x <- q
+
+    The map is that of :func:`normalize_` (``method="none"``: y = x), the rounding that of
+    :func:`fastgrad.quantize`, with the values kept in the tensors' own dtype ("fake" quantization; a value that
+    does not fit a bfloat16 or float16 tensor is rounded to nearest once more). ``q_k`` and the other measures
+    follow from the returned table: see :mod:`fastgrad.shrinkage`.
+
+    With ``stats="lagged"`` a per-tensor scale is made of the previous table's absmax (delayed scaling).
+    """
+    tensors = list(tensors)
+    checks.normalizer(method, alpha if isinstance(alpha, str) else "one")
+    scale = default_scale(format) if scale is None else scale
+    checks.quantizer(format, rounding, scale, block)
+    checks.float_tensors("tensors", tensors)
+    checks.noise_ids(ids, len(tensors))
+    checks.in_range("step", step, 0, STEP_RANGE)
+    checks.in_range("slot", slot, 0, SLOT_RANGE)
+    lagged = lagged_moments(stats, previous, len(tensors))
+    if not torch.compiler.is_compiling():
+        checks.no_overlap("tensors", tensors)
+    if not tensors:
+        return reference_sweep([], flags=[])
+    alpha, state = resolve_alpha(tensors, method, alpha, state, lagged)
+    return torch.ops.fastgrad.normalize_quantize_(
+        tensors, method, eps, max_norm, alpha, state, lagged, stats == "two_reads",
+        format, rounding, scale, block, pow2, signed64(seed), step, slot, ids,
+    )  # fmt: skip
+
+
+def default_scale(format: str) -> str:
+    """No scale where the format has the range of gradients, else one per tensor."""
+    return "none" if format in ("fp32", "bf16", "fp16") else "tensor"
+
+
+def signed64(seed: int) -> int:
+    """A 64-bit seed as the signed integer that torch schemas carry."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def resolve_alpha(
+    tensors: Sequence[Tensor], method: str, alpha: Alpha, state: Tensor | None, lagged: Tensor | None
+) -> tuple[str, Tensor]:
+    """The name and state to hand to the sweep. A callable is asked here, with sigma and the state."""
+    if state is None:
+        state = torch.zeros(2, dtype=torch.float64)
+    if isinstance(alpha, str) or method != "autoscale":
+        return (alpha if isinstance(alpha, str) else "one"), state
+    everything = (gradient_moments(tensors) if lagged is None else lagged)[-1]
+    n, m2 = float(everything[0]), float(everything[2])
+    factor = float(alpha(math.sqrt(m2 / n) if n else 0.0, state))
+    return "given", torch.tensor([factor, 0.0], dtype=torch.float64)
+
+
+def _implementation(
+    sweep: Sweep,
+    tensors: list[Tensor],
+    method: str,
+    eps: float,
+    max_norm: float,
+    alpha: str,
+    state: Tensor,
+    lagged: Tensor | None,
+    two_reads: bool,
+    format: str,
+    rounding: str,
+    scale: str,
+    block: int,
+    pow2: bool,
+    seed: int,
+    step: int,
+    slot: int,
+    ids: list[int] | None,
+) -> Tensor:
+    dense = readable(tensors, by_rows=method == "centralize")
+    table = sweep(
+        dense,
+        flags=[NORMALIZE | QUANTIZE] * len(tensors),
+        rows=[checks.dim0_rows(t) for t in tensors],
+        method=method,
+        eps=eps,
+        max_norm=max_norm,
+        alpha=alpha,
+        state=state,
+        lagged=lagged,
+        two_reads=two_reads,
+        format=format,
+        rounding=rounding,
+        scale=scale,
+        block=block,
+        pow2=pow2,
+        seed=seed,
+        step=step,
+        slot=slot,
+        ids=ids,
+        outs=dense,
+    )
+    written(tensors, dense)
+    changed([state])
+    return table
+
+
+def _fake(tensors: list[Tensor], *arguments: object) -> Tensor:
+    return torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
+
+
+library.define(
+    "normalize_quantize_(Tensor(a!)[] tensors, str method, float eps, float max_norm, str alpha, Tensor(b!) state, "
+    "Tensor? lagged, bool two_reads, str format, str rounding, str scale, int block, bool pow2, SymInt seed, "
+    "SymInt step, SymInt slot, int[]? ids) -> Tensor",
+    reference=partial(_implementation, reference_sweep),
+    cpu=partial(_implementation, native_sweep),
+    fake=_fake,
+)

@@ -1,0 +1,313 @@
+"""quantize and dequantize: real low-precision storage, with the shrinkage measured in the same pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fastgrad import library
+from fastgrad.ops import checks
+from fastgrad.ops.layout import readable
+from fastgrad.ops.normalize_quantize import default_scale, signed64
+from fastgrad.ops.sweeps import (
+    COLUMNS,
+    DTYPES,
+    FORMATS,
+    PURPOSES,
+    QUANTIZE,
+    Sweep,
+    native_sweep,
+    reference_sweep,
+)
+from fastgrad.reference.formats import FORMATS as SPECS
+from fastgrad.reference.formats import decode, load_codes
+from fastgrad.reference.philox import DEFAULT_SEED, SLOT_RANGE, STEP_RANGE
+from fastgrad.reference.scales import block_count, spread
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor stored in a low-precision format.
+
+    codes: the stored numbers, in the format's dtype and the layout of the tensor; two to a byte and flat, in
+        storage order, for fp4_e2m1 and int4.
+    scale: float32, [1] or one per block of ``block`` consecutive elements in storage order; what a code of 1.0
+        (or integer 1) stands for.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    format: str
+    block: int  # elements per scale; 0: one scale for the tensor
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype  # of the tensor it was made of
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.scale.nbytes
+
+
+@torch.no_grad()
+def quantize(
+    tensors: Tensor | Sequence[Tensor],  # each [...], float32, bfloat16 or float16
+    format: str,
+    *,
+    rounding: str = "stochastic",
+    scale: str | Tensor | Sequence[Tensor] | None = None,
+    block: int = 128,
+    pow2: bool = False,
+    seed: int = DEFAULT_SEED,
+    step: int = 0,
+    slot: int = 0,
+    purpose: str = "gradient",
+    ids: Sequence[int] | None = None,
+) -> tuple[Quantized | list[Quantized], Tensor]:
+    """Rounds tensors to a format and measures what that did to them, in one pass; gives (quantized, table).
+
+        v = x / s;   code = SR(v);   E[code] = v   for |v| within the format's range
+
+    format: fp32, bf16, fp16, fp8_e4m3, fp8_e5m2, fp4_e2m1 (OCP values), int8 (-127..127), int4 (-7..7).
+    rounding: ``stochastic`` rounds up for exactly floor(fraction * 2^16) of the 65,536 noises (unbiased to 2^-16 of
+        a gap), ``nearest`` (ties to even), or ``truncate`` (towards zero). Target subnormals are rounded too. Values
+        beyond the largest saturate and are counted; infinity is kept where the format has one, NaN becomes the one
+        canonical NaN, or 0 in formats without it.
+    scale: ``none``, ``tensor`` or ``block`` (s = absmax / largest, over ``block`` elements: 16, 32, 64, 128 or 256);
+        default: none for fp32, bf16, fp16, else tensor. A float32 tensor of shape [1] (or a list, one each) is used
+        as it is: delayed scales, made from an earlier table's absmax; at least 2^-126.
+    pow2: scales are powers of two, rounded up (MX).
+    seed, step, slot, purpose, ids: name the noise. Tensor i has parameter id ids[i] (default i); slot is the
+        micro-batch. Use each combination once: equal names give equal noise, which adds up instead of averaging.
+
+    The table (float64 [T+1, 16], docs/numerics.md section 10) holds moments of x, sums of x*x, x*q and q*q, the
+    counts of zeroed and saturated elements, scale and absmax; :mod:`fastgrad.shrinkage` turns it into
+    q_k = sum(x*q)/sum(x*x), norm ratio, cosine and noise variance (arXiv 2508.07142).
+
+    Same bits for the same arguments on every backend and thread count.
+
+    Errors: TypeError, ValueError naming the argument (unknown format, block that does not fit, dtypes, devices).
+    """
+    single = isinstance(tensors, Tensor)
+    tensors = [tensors] if single else list(tensors)
+    given: list[Tensor] | None = None
+    if isinstance(scale, Tensor) or (scale is not None and not isinstance(scale, str)):
+        given = [scale] if isinstance(scale, Tensor) else list(scale)
+        scale = "tensor"
+    kind = default_scale(format) if scale is None and format in FORMATS else scale
+    checks.one_of("format", format, FORMATS)
+    checks.quantizer(format, rounding, kind, block)
+    checks.float_tensors("tensors", tensors)
+    checks.one_of("purpose", purpose, PURPOSES)
+    checks.noise_ids(ids, len(tensors))
+    checks.in_range("step", step, 0, STEP_RANGE)
+    checks.in_range("slot", slot, 0, SLOT_RANGE)
+    if given is not None:
+        _check_scales(given, tensors)
+    if not tensors:
+        return [], reference_sweep([], flags=[])
+    codes, scales, table = torch.ops.fastgrad.quantize(
+        tensors, format, rounding, kind, block, pow2, given, signed64(seed), step, slot, purpose, ids
+    )
+    stored = [
+        Quantized(c, s, format, block if kind == "block" else 0, tuple(t.shape), _dense_stride(t), t.dtype)
+        for c, s, t in zip(codes, scales, tensors, strict=True)
+    ]
+    return (stored[0] if single else stored), table
+
+
+def _check_scales(given: list[Tensor], tensors: list[Tensor]) -> None:
+    if len(given) != len(tensors):
+        raise ValueError(f"scale: expected {len(tensors)} tensors, one per tensor, got {len(given)}")
+    for i, s in enumerate(given):
+        if s.dtype != torch.float32 or s.numel() != 1:
+            raise ValueError(f"scale[{i}]: expected a float32 tensor of shape [1], got {s.dtype} {list(s.shape)}")
+
+
+def _dense_stride(t: Tensor) -> tuple[int, ...]:
+    return tuple(t.stride()) if checks.is_dense(t) else tuple(torch.empty(t.shape, device="meta").stride())
+
+
+def _outputs(tensors: list[Tensor], format: str, scale: str, block: int) -> tuple[list[Tensor], list[Tensor]]:
+    spec = SPECS[format]
+    codes = [
+        torch.empty((t.numel() + 1) // 2, dtype=torch.uint8, device=t.device)
+        if spec.packed
+        else torch.empty_like(t, dtype=spec.dtype)
+        for t in tensors
+    ]
+    scales = [
+        torch.empty(block_count(t.numel(), block) if scale == "block" else 1, dtype=torch.float32, device=t.device)
+        for t in tensors
+    ]
+    return codes, scales
+
+
+def _implementation(
+    sweep: Sweep,
+    tensors: list[Tensor],
+    format: str,
+    rounding: str,
+    scale: str,
+    block: int,
+    pow2: bool,
+    given: list[Tensor] | None,
+    seed: int,
+    step: int,
+    slot: int,
+    purpose: str,
+    ids: list[int] | None,
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    dense = readable(tensors)
+    codes, scales = _outputs(dense, format, scale, block)
+    if scale == "none":
+        for s in scales:
+            s.fill_(1.0)
+    table = sweep(
+        dense,
+        flags=[QUANTIZE] * len(tensors),
+        format=format,
+        rounding=rounding,
+        scale=scale,
+        block=block,
+        pow2=pow2,
+        given_scales=given,
+        seed=seed,
+        step=step,
+        slot=slot,
+        purpose=purpose,
+        ids=ids,
+        codes=codes,
+        scales=scales if scale != "none" else None,
+    )
+    return codes, scales, table
+
+
+def _fake(tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *arguments: object):
+    dense = [t if checks.is_dense(t) else t.contiguous() for t in tensors]
+    codes, scales = _outputs(dense, format, scale, block)
+    return codes, scales, torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
+
+
+library.define(
+    "quantize(Tensor[] tensors, str format, str rounding, str scale, int block, bool pow2, Tensor[]? given_scales, "
+    "SymInt seed, SymInt step, SymInt slot, str purpose, int[]? ids) -> (Tensor[] codes, Tensor[] scales, Tensor table)",
+    reference=partial(_implementation, reference_sweep),
+    cpu=partial(_implementation, native_sweep),
+    fake=_fake,
+)
+
+
+@torch.no_grad()
+def dequantize(
+    quantized: Quantized | Sequence[Quantized],
+    dtype: torch.dtype | None = None,
+) -> Tensor | list[Tensor]:
+    """The tensors that codes stand for: ``x = decode(code) * s``, in the shape and layout they were made of.
+
+    dtype: float32, bfloat16 or float16 (rounded to nearest); default: that of the tensor that was quantized. All of
+    a list in one native call per dtype and format.
+    """
+    single = isinstance(quantized, Quantized)
+    items = [quantized] if single else list(quantized)
+    out: list[Tensor | None] = [None] * len(items)
+    kinds: dict[tuple, list[int]] = {}
+    for i, q in enumerate(items):
+        if not isinstance(q, Quantized):
+            raise TypeError(f"quantized[{i}]: expected a Quantized, got {type(q).__name__}")
+        wanted = dtype or q.dtype
+        if wanted not in DTYPES:
+            raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {wanted}")
+        kinds.setdefault((q.format, q.block, wanted), []).append(i)
+    for (format, block, wanted), places in kinds.items():
+        some = [items[i] for i in places]
+        values = torch.ops.fastgrad.dequantize(
+            [q.codes for q in some],
+            [q.scale for q in some],
+            format,
+            block,
+            [size for q in some for size in q.shape],
+            [stride for q in some for stride in q.stride],
+            [len(q.shape) for q in some],
+            wanted,
+        )
+        for i, value in zip(places, values, strict=True):
+            out[i] = value
+    return out[0] if single else out
+
+
+def _empty_values(
+    codes: list[Tensor], sizes: list[int], strides: list[int], dims: list[int], dtype: torch.dtype
+) -> list[Tensor]:
+    values, at = [], 0
+    for c, d in zip(codes, dims, strict=True):
+        values.append(torch.empty_strided(sizes[at : at + d], strides[at : at + d], dtype=dtype, device=c.device))
+        at += d
+    return values
+
+
+def _check_codes(codes: list[Tensor], scales: list[Tensor], format: str, block: int, values: list[Tensor]) -> None:
+    spec = SPECS[format]
+    for i, (c, s, v) in enumerate(zip(codes, scales, values, strict=True)):
+        n = v.numel()
+        expected = (n + 1) // 2 if spec.packed else n
+        if c.dtype != spec.dtype or c.numel() != expected:
+            raise ValueError(f"codes[{i}]: expected {expected} of {spec.dtype}, got {c.numel()} of {c.dtype}")
+        blocks = block_count(n, block) if block else 1
+        if s.dtype != torch.float32 or s.numel() != blocks:
+            raise ValueError(f"scales[{i}]: expected {blocks} of float32, got {s.numel()} of {s.dtype}")
+        if not checks.is_dense(c) or not checks.is_dense(s):
+            raise ValueError(f"codes[{i}], scales[{i}]: expected dense tensors")
+
+
+def _dequantize_cpu(codes, scales, format, block, sizes, strides, dims, dtype) -> list[Tensor]:
+    values = _empty_values(codes, sizes, strides, dims, dtype)
+    _check_codes(codes, scales, format, block, values)
+    from array import array
+
+    columns = {
+        "n": array("q", map(Tensor.numel, values)),
+        "codes": array("q", map(Tensor.data_ptr, codes)),
+        "scales": array("q", map(Tensor.data_ptr, scales)),
+        "out": array("q", map(Tensor.data_ptr, values)),
+    }
+    library.native.dequantize(
+        columns,
+        len(codes),
+        FORMATS.index(format),
+        block,
+        DTYPES[dtype],
+        torch.get_num_threads(),
+        library.instruction_set(),
+    )
+    return values
+
+
+def _dequantize_reference(codes, scales, format, block, sizes, strides, dims, dtype) -> list[Tensor]:
+    from fastgrad.reference.formats import store_float
+
+    values = _empty_values(codes, sizes, strides, dims, dtype)
+    _check_codes(codes, scales, format, block, values)
+    spec = SPECS[format]
+    for c, s, v in zip(codes, scales, values, strict=True):
+        n = v.numel()
+        numbers = load_codes(c.as_strided((c.numel(),), (1,)), spec, n)
+        decoded = decode(numbers, spread(s, block, n) if block else s, spec)
+        v.as_strided((n,), (1,)).copy_(store_float(decoded, dtype))
+    return values
+
+
+def _dequantize_fake(codes, scales, format, block, sizes, strides, dims, dtype) -> list[Tensor]:
+    return _empty_values(codes, sizes, strides, dims, dtype)
+
+
+library.define(
+    "dequantize(Tensor[] codes, Tensor[] scales, str format, int block, SymInt[] sizes, SymInt[] strides, int[] dims, "
+    "ScalarType dtype) -> Tensor[]",
+    reference=_dequantize_reference,
+    cpu=_dequantize_cpu,
+    fake=_dequantize_fake,
+)

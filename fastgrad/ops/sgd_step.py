@@ -1,0 +1,181 @@
+"""sgd_step_: normalize, quantize, measure, decay, momentum and update of a whole list in one sweep."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fastgrad import library
+from fastgrad.ops import checks
+from fastgrad.ops.layout import changed, same_layout
+from fastgrad.ops.sweeps import COLUMNS, Sweep, native_sweep, reference_sweep
+
+
+def sgd_step_(
+    params: list[Tensor],  # each [...], float32, bfloat16 or float16; written
+    grads: list[Tensor],  # the same shapes; float types
+    momenta: list[Tensor],  # the same shapes, or empty: no momentum; written
+    hyper: Tensor,  # float64 [G, 8]: lr, momentum, dampening, weight_decay, nesterov, decoupled, maximize, 0
+    *,
+    groups: list[int] | None = None,  # row of `hyper` of every tensor; default 0
+    flags: list[int] | None = None,  # NORMALIZE 1 | QUANTIZE 2 | FIRST 4 of every tensor; default 3
+    method: str = "none",
+    eps: float = 1e-8,
+    max_norm: float = 1.0,
+    alpha: str = "ratio_first",
+    state: Tensor | None = None,  # float64 [2], written
+    lagged: Tensor | None = None,  # float64 [T+1, 16]: the previous table
+    two_reads: bool = False,
+    format: str = "fp32",
+    rounding: str = "stochastic",
+    scale: str = "none",
+    block: int = 128,
+    pow2: bool = False,
+    seed: int = 0,
+    step: int = 0,
+    slot: int = 0,
+    ids: list[int] | None = None,
+    factors: Tensor | None = None,  # float64 [T]: k of every tensor
+    inv_scale: float = 1.0,
+    measure: bool = True,
+    skip_nonfinite: bool = False,
+    weight_rounding: str = "nearest",
+) -> Tensor:  # float64 [T+1, 16]
+    """One step of SGD on treated gradients (float32 arithmetic, no FMA; docs/numerics.md, section 9)::
+
+        g = quantize(a * (grad * inv_scale - c))     normalize_quantize_'s; the gradient itself is not written
+        d = g + weight_decay * p                     coupled decay
+        m = momentum * m + (1 - dampening) * d       m = d at a tensor's FIRST step
+        u = d + momentum * m  (nesterov)  or  m
+        p = p * (1 - lr * weight_decay) - lr * k * u    decoupled decay; k: compensation factor, 1 by default
+
+    ``lr`` is per step. bfloat16 and float16 parameters are stored rounded to nearest, or stochastically with
+    noise of their own (``weight_rounding="stochastic"``). With ``skip_nonfinite`` a NaN or infinity in any gradient
+    leaves every parameter and buffer untouched, bit for bit; the table's ``nonfinite`` tells.
+
+    Reads g once (twice where statistics are needed first and do not fit the cache), p and m once, writes p and m
+    once. Low-level: :class:`fastgrad.optim.SGD` is what training code uses.
+    """
+    checks.normalizer(method, alpha)
+    checks.quantizer(format, rounding, scale, block)
+    checks.one_of("weight_rounding", weight_rounding, ("nearest", "stochastic"))
+    count = len(params)
+    for name, tensors in (("params", params), ("grads", grads), *([("momenta", momenta)] if momenta else [])):
+        checks.float_tensors(name, tensors)
+        if len(tensors) != count:
+            raise ValueError(f"{name}: expected {count} tensors, as many as params, got {len(tensors)}")
+    checks.lagged_table(lagged, count)
+    if state is None:
+        state = torch.zeros(2, dtype=torch.float64)
+    if count == 0:
+        return reference_sweep([], flags=[])
+    if not torch.compiler.is_compiling():
+        checks.no_overlap("params", params)
+    with torch.no_grad():
+        return torch.ops.fastgrad.sgd_step_(
+            params, grads, momenta, hyper, groups, flags, method, eps, max_norm, alpha, state, lagged, two_reads,
+            format, rounding, scale, block, pow2, seed, step, slot, ids, factors, inv_scale, measure, skip_nonfinite,
+            weight_rounding,
+        )  # fmt: skip
+
+
+def _check_shapes(name: str, tensors: list[Tensor], params: list[Tensor]) -> None:
+    for i, (t, p) in enumerate(zip(tensors, params, strict=True)):
+        if t.shape != p.shape:
+            raise ValueError(f"{name}[{i}]: expected the shape of params[{i}], {list(p.shape)}; got {list(t.shape)}")
+
+
+def _implementation(
+    sweep: Sweep,
+    params: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    hyper: Tensor,
+    groups: list[int] | None,
+    flags: list[int] | None,
+    method: str,
+    eps: float,
+    max_norm: float,
+    alpha: str,
+    state: Tensor,
+    lagged: Tensor | None,
+    two_reads: bool,
+    format: str,
+    rounding: str,
+    scale: str,
+    block: int,
+    pow2: bool,
+    seed: int,
+    step: int,
+    slot: int,
+    ids: list[int] | None,
+    factors: Tensor | None,
+    inv_scale: float,
+    measure: bool,
+    skip_nonfinite: bool,
+    weight_rounding: str,
+) -> Tensor:
+    _check_shapes("grads", grads, params)
+    if momenta:
+        _check_shapes("momenta", momenta, params)
+    # All three share one storage order, that of the parameter; what differs is copied.
+    dense_p = [
+        p if p.is_contiguous() or (checks.is_dense(p) and (method != "centralize" or checks.rows_are_outermost(p))) else p.contiguous()
+        for p in params
+    ]
+    dense_g = [same_layout(g, p) for g, p in zip(grads, dense_p, strict=True)]
+    dense_m = [same_layout(m, p) for m, p in zip(momenta, dense_p, strict=True)] if momenta else None
+    table = sweep(
+        dense_g,
+        flags=[3] * len(params) if flags is None else flags,
+        rows=[checks.dim0_rows(p) for p in params] if method == "centralize" else None,
+        params=dense_p,
+        momenta=dense_m,
+        hyper=hyper,
+        groups=groups,
+        method=method,
+        eps=eps,
+        max_norm=max_norm,
+        alpha=alpha,
+        state=state,
+        lagged=lagged,
+        two_reads=two_reads,
+        format=format,
+        rounding=rounding,
+        scale=scale,
+        block=block,
+        pow2=pow2,
+        seed=seed,
+        step=step,
+        slot=slot,
+        ids=ids,
+        factors=factors,
+        inv_scale=inv_scale,
+        measure=measure,
+        skip_nonfinite=skip_nonfinite,
+        weight_rounding=weight_rounding,
+    )
+    for originals, dense in ((params, dense_p), *([(momenta, dense_m)] if momenta else [])):
+        for t, d in zip(originals, dense, strict=True):
+            if t is not d:
+                t.copy_(d)
+        changed(originals)
+    changed([state])
+    return table
+
+
+def _fake(params: list[Tensor], *arguments: object) -> Tensor:
+    return torch.empty(len(params) + 1, COLUMNS, dtype=torch.float64)
+
+
+library.define(
+    "sgd_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, Tensor hyper, int[]? groups, int[]? flags, "
+    "str method, float eps, float max_norm, str alpha, Tensor(c!) state, Tensor? lagged, bool two_reads, str format, "
+    "str rounding, str scale, int block, bool pow2, SymInt seed, SymInt step, SymInt slot, int[]? ids, "
+    "Tensor? factors, float inv_scale, bool measure, bool skip_nonfinite, str weight_rounding) -> Tensor",
+    reference=partial(_implementation, reference_sweep),
+    cpu=partial(_implementation, native_sweep),
+    fake=_fake,
+)
