@@ -3,8 +3,8 @@
 Nothing here has a state: the order of an epoch and the random numbers of a batch are drawn from generators
 keyed by (seed, epoch, batch), so a run that is resumed anywhere sees the batches it would have seen.
 
-Crop, flip and the geometric operations are one map from output pixels to source pixels, so an image is gathered
-once (nearest neighbour). Pixels from outside the image are 0 before normalization, that is black, as when
+Crop, flip and the geometric operations are one map from output to source pixels, so an image is gathered once
+(nearest neighbour). Pixels from outside the image are 0 before normalization, that is black, as when
 torchvision's RandomCrop stands before Normalize.
 """
 

@@ -1,7 +1,7 @@
 """Image folders ``train/<class>/*.jpg|jpeg|png`` and ``test/<class>/...``, or a tar archive of such a folder.
 
 Everything is decoded into uint8 arrays once and kept in the cache folder: 60,000 small files take ten seconds
-to decode, their arrays a fifth of a second to read back. Hidden files and other kinds of file are passed over.
+to decode, their arrays a fifth of a second to read back. Hidden files and other kinds are passed over.
 """
 
 import hashlib
