@@ -1,6 +1,7 @@
-"""A run folder: config.json, metrics.csv and checkpoint.pt, each replaced as a whole, so a crash leaves the last one.
+"""A run folder: config.json, metrics.csv and checkpoint.pt, each replaced as a whole.
 
-A write goes to another name in the folder, is forced to the disk and then renamed.
+A write goes to another name in the folder, is forced to the disk and then renamed, so a crash leaves the last
+complete file.
 """
 
 import contextlib
@@ -19,8 +20,8 @@ from fastgrad.cifar.errors import UsageError
 
 FORMAT = 1
 METRICS = (
-    "epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_second",
-    "global_std", "q_mean", "alpha",
+    "epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
+    "seconds", "images_per_second", "global_std", "q_mean", "alpha",
 )  # fmt: skip
 
 
@@ -50,12 +51,15 @@ class RunFolder:
     def plots(self) -> Path:
         return self.path / "plots"
 
-    def begin(self, config: Config, facts: dict[str, Any]) -> None:
-        """Claim the folder for a new run."""
+    def check_free(self) -> None:
+        """Refuse a folder with a run in it."""
         if any(file.exists() for file in (self.config, self.checkpoint, self.metrics)):
             raise UsageError(
                 f"{self.path}: holds a run already; continue it with --resume or choose another --out"
             )
+
+    def begin(self, config: Config, facts: dict[str, Any]) -> None:
+        """Claim the folder for a new run."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -74,11 +78,14 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{self.config}: not the config.json of a run ({error})") from error
 
-    def check_same(self, config: Config, facts: dict[str, Any]) -> list[str]:
-        """Refuse another experiment; return remarks on what differs without being part of it."""
-        stored_config, stored_facts = self.stored()
-        if differences := config.differences(stored_config):
+    def check_same_config(self, config: Config) -> None:
+        """Refuse to go on with another experiment."""
+        if differences := config.differences(self.stored()[0]):
             raise UsageError(f"{self.path}: cannot resume, the options differ: {', '.join(differences)}")
+
+    def check_same_facts(self, facts: dict[str, Any]) -> list[str]:
+        """Refuse to go on with other images; return remarks on what else is not as it was."""
+        _, stored_facts = self.stored()
         if facts["fingerprint"] != stored_facts.get("fingerprint"):
             raise UsageError(
                 f"{self.path}: cannot resume, the run was begun on other images "
@@ -86,7 +93,7 @@ class RunFolder:
                 f"these are {facts['data_name']}, {facts['fingerprint']}"
             )
         return [
-            f"{name} was {stored_facts.get(name)} and is {value}: the continuation may differ in the last bits"
+            f"{name} was {stored_facts.get(name)} and is {value} now: the last bits may differ"
             for name, value in facts.items()
             if name in ("torch", "fastgrad_numerics", "device", "threads") and value != stored_facts.get(name)
         ]

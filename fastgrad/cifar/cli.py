@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 
 def _with_config_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command(config, ...)`` an option for every field of Config, with its type, default and sentence."""
+    """Give ``command(config, ...)`` an option for every field of Config, with its type and sentence."""
 
     def run(**options: Any) -> None:
         try:
@@ -61,13 +61,13 @@ def train(
         bool, typer.Option("--download", help="Fetch cifar10 or cifar100 if need be")
     ] = False,
 ) -> None:
-    """Train one model. Ctrl-C finishes the step, writes a checkpoint and ends; --resume goes on bit for bit."""
+    """Train one model. Ctrl-C finishes the step and writes a checkpoint; --resume goes on bit for bit."""
     from fastgrad.cifar.train import train as run  # torch takes seconds to import, --help should not
 
     folder = out or Path("runs") / config.folder_name(Path(config.data).name.split(".")[0])
     if not run(config, folder, resume=resume, download=download):
         raise typer.Exit(INTERRUPTED)
-    print(f"finished; results in {folder}")
+    print(f"finished: {folder}")
 
 
 @app.command()

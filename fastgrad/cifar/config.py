@@ -1,4 +1,4 @@
-"""What an experiment is: one frozen dataclass, whose fields are also the options of ``fastgrad cifar train``."""
+"""What an experiment is: one dataclass, whose fields are the options of ``fastgrad cifar train``."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ NOT_COMPARED = ("data",)
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the numbers of a run. Two runs of one Config on one machine are equal bit for bit."""
+    """All that decides the numbers of a run: two runs of one Config on one machine are equal bit for bit."""
 
     data: Annotated[
         str, "digits (embedded), cifar10, cifar100, or a path: official archive, image folder, tar"
@@ -80,11 +80,11 @@ class Config:
     def __post_init__(self) -> None:
         for name, (kind, _) in documented_fields().items():
             _check_type(name, getattr(self, name), kind)
-        for name, least in (("epochs", 1), ("batch_size", 2), ("monitor_steps", 1), ("threads", 1),
-                            ("limit_train", 1), ("weight_decay", 0), ("warmup_epochs", 0), ("seed", 0)):  # fmt: skip
+        least = dict(epochs=1, batch_size=2, monitor_steps=1, threads=1, limit_train=1)
+        for name, bound in (least | dict(weight_decay=0, warmup_epochs=0, seed=0)).items():
             value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UsageError(f"{name}: expected at least {least}, got {value}")
+            if value is not None and not value >= bound:
+                raise UsageError(f"{name}: expected at least {bound}, got {value}")
         for name in ("lr", "max_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name}: expected a positive number, got {getattr(self, name)}")
@@ -134,11 +134,15 @@ class Config:
         """Fields in which a stored run differs from this one, as ``name (stored -> asked)``."""
         own = dataclasses.asdict(self)
         names = [name for name in {**own, **other} if name not in NOT_COMPARED]
-        return [f"{name} ({other.get(name, 'unknown')} -> {own.get(name, 'unknown')})"
-                for name in names if name not in own or name not in other or own[name] != other[name]]  # fmt: skip
+        missing = object()
+        return [
+            f"{name} ({other.get(name, 'unknown')} -> {own.get(name, 'unknown')})"
+            for name in names
+            if own.get(name, missing) != other.get(name, missing)
+        ]
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
-        """Learning rate of step 0, 1, ...: a function of the step alone, so that a resumed run needs no state."""
+        """Learning rate of step 0, 1, ...: a function of the step, so that a resumed run needs no state."""
         total = self.epochs * steps_per_epoch
         warmup = min(self.warmup_epochs * steps_per_epoch, total / 10)
         if step < warmup:
@@ -165,10 +169,11 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         if get_origin(one) is Literal:
             if value in get_args(one):
                 return
-        # bool is a subclass of int, and 1 is as good as 1.0
-        elif isinstance(value, one) and (one is bool or not isinstance(value, bool)):
-            return
-        elif one is float and isinstance(value, int) and not isinstance(value, bool):
+        # True is an int to Python, and 1 is as good a float as 1.0.
+        elif isinstance(value, bool):
+            if one is bool:
+                return
+        elif isinstance(value, (int, float) if one is float else one):
             return
     words = [
         ", ".join(map(repr, get_args(one)))

@@ -1,9 +1,9 @@
 """The networks of the experiments: He-style CIFAR ResNets, VGG-16-BN and a small net for quick runs.
 
 ``build(name, classes, channels, backward)`` makes one. ``backward`` is an optional factory
-``place -> nn.Module``; its modules are put after the stem and after every block, so that the gradient is treated
-each time it passes from one block to the one below (``fastgrad.nn.TreatGradient`` is an identity in the forward
-direction).
+``place -> nn.Module``; its modules are put after the stem and after every block, so that the gradient is
+treated each time it passes from one block to the one below (``fastgrad.nn.TreatGradient`` is an identity in
+the forward direction).
 """
 
 from collections.abc import Callable

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 

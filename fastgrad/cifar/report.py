@@ -1,4 +1,4 @@
-"""Comparison of run folders: a table on the screen and in report.md, and plots. Unfinished runs are marked."""
+"""Comparison of run folders: a table on the screen and in report.md, and plots."""
 
 import json
 from collections.abc import Sequence
@@ -63,20 +63,21 @@ def _recorded(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise UsageError(f"{path}: not a file of fastgrad.Monitor ({error})") from error
     step, std, q = (table.column(name).to_numpy() for name in ("step", "std", "q"))
     whole = pyarrow.compute.equal(table.column("layer"), "(all)").to_numpy().astype(bool)
-    steps, of_layer = np.unique(step[~whole], return_inverse=True)
+    _, of_layer = np.unique(step[~whole], return_inverse=True)
     mean_q = np.bincount(of_layer, q[~whole]) / np.maximum(np.bincount(of_layer), 1)
     return step[whole], std[whole], mean_q
 
 
-COLUMNS = ("run", "data", "model", "gradients", "augment", "lr", "seed", "epochs", "test accuracy", "best epoch",
-           "train loss", "global std", "mean q", "images/s")  # fmt: skip
+COLUMNS = ("run", "data", "model", "gradients", "augment", "lr", "seed", "epochs", "test accuracy",
+           "best epoch", "train loss", "global std", "mean q", "images/s")  # fmt: skip
 
 
 def cells(run: Run) -> tuple[str, ...]:
     """One row of the table; the numbers are those of the last epoch that was finished."""
     epochs = f"{len(run.rows)}" if run.finished else f"{len(run.rows)} of {run.config.epochs}, unfinished"
-    known = (run.name, str(run.facts.get("data_name")), run.config.model, run.config.treatment, run.config.augment,
-             f"{run.config.lr:g}", str(run.config.seed), epochs)  # fmt: skip
+    config = run.config
+    known = (run.name, str(run.facts.get("data_name")), config.model, config.treatment, config.augment,
+             f"{config.lr:g}", str(config.seed), epochs)  # fmt: skip
     if not run.rows:
         return (*known, *("",) * (len(COLUMNS) - len(known)))
     last = run.rows[-1]
@@ -109,8 +110,8 @@ def report(folders: Sequence[Path], out: Path, console: Console | None = None) -
     lines = [
         "# CIFAR experiments",
         "",
-        "Accuracy and loss are those of the last finished epoch. *best epoch* is the best test accuracy of any",
-        "epoch: it was chosen on the test images and flatters a run.",
+        "Accuracy and loss are those of the last finished epoch. *best epoch* is the best test accuracy of",
+        "any epoch: it was chosen on the test images and flatters a run.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{'---|' * len(COLUMNS)}",

@@ -1,8 +1,8 @@
 """One experiment: the training loop.
 
-A run is a function of its Config. Batches, augmentation, learning rate and rounding noise depend on the position
-(epoch, batch) and the seed only; everything else that a step changes is in the checkpoint. So a run that was
-stopped anywhere and resumed ends in the same bits as one that was not.
+A run is a function of its Config. Batches, augmentation, learning rate and rounding noise depend on the
+position (epoch, batch) and the seed only; everything else that a step changes is in the checkpoint. So a run
+that was stopped anywhere and resumed ends in the same bits as one that was not.
 """
 
 import dataclasses
@@ -56,6 +56,11 @@ def train(
     say       takes the lines that are not progress
     on_step   is called after every step
     """
+    run = RunFolder(Path(out))
+    if resume:
+        run.check_same_config(config)
+    else:
+        run.check_free()
     device = _device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -75,17 +80,15 @@ def train(
     test_x, test_y = data.test_x.to(device), data.test_y.to(device)
 
     facts = _facts(data, model, device)
-    run = RunFolder(Path(out))
     at = Position(totals=torch.zeros(3, dtype=torch.float64, device=device))
     if resume:
-        for remark in run.check_same(config, facts):
+        for remark in run.check_same_facts(facts):
             say(f"note: {remark}")
         at = _restore(run, at, model, optimizer, monitor, device)
     else:
         run.begin(config, facts)
-    say(
-        f"{facts['data_name']}: {config.model}, {facts['parameters']:,} parameters, gradients: {config.treatment}"
-    )
+    say(f"{facts['data_name']}: {config.model}, {facts['parameters']:,} parameters")
+    say(f"gradients: {config.treatment}; augmentation: {config.augment}; results in {run.path}")
 
     with StopRequest() as stop, Progress(config.epochs, len(batches), config.batch_size) as progress:
         while at.epoch < config.epochs and not stop.requested:
@@ -114,9 +117,8 @@ def train(
             at.seconds += time.perf_counter() - started
             if at.batch < len(batches):
                 break
-            at.rows.append(
-                _row(at, optimizer, *_evaluate(model, test_x, test_y, data, config, memory_format))
-            )
+            test = _evaluate(model, test_x, test_y, data, config, memory_format)
+            at.rows.append(_row(at, optimizer, *test))
             progress.show_epoch(at.rows[-1])
             at = Position(at.epoch + 1, totals=torch.zeros_like(at.totals), rows=at.rows)
             _save(run, at, model, optimizer, monitor)
@@ -124,9 +126,7 @@ def train(
     finished = at.epoch == config.epochs
     if not finished:
         _save(run, at, model, optimizer, monitor)
-        say(
-            f"stopped in epoch {at.epoch + 1} after batch {at.batch}; continue with --resume --out {run.path}"
-        )
+        say(f"stopped in epoch {at.epoch + 1} after batch {at.batch}; --resume --out {run.path} goes on")
     _draw(run, monitor)
     return finished
 

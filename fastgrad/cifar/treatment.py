@@ -28,7 +28,7 @@ def backward(config: Config) -> Backward | None:
 
 
 def optimizer(config: Config, model: nn.Module, say: Callable[[str], None]) -> torch.optim.Optimizer:
-    """``fastgrad.optim.SGD``, also where nothing is changed: it measures. Without it, torch's, if that will do."""
+    """``fastgrad.optim.SGD``, also where nothing is changed: it measures. Else torch's, if that will do."""
     common = dict(
         lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
     )
@@ -40,8 +40,8 @@ def optimizer(config: Config, model: nn.Module, say: Callable[[str], None]) -> t
         say(f"note: plain torch.optim.SGD, nothing is measured ({error})")
         return torch.optim.SGD(model.parameters(), **common)
     treatment = {name: getattr(config, name) for name in (
-        "normalize", "alpha", "max_norm", "grad_format", "rounding", "scale", "block", "pow2", "stats", "nonfinite",
-        "compensate", "seed")}  # fmt: skip
+        "normalize", "alpha", "max_norm", "grad_format", "rounding", "scale", "block", "pow2", "stats",
+        "nonfinite", "compensate", "seed")}  # fmt: skip
     try:
         return sgd(model.parameters(), **common, **treatment)
     except (TypeError, ValueError) as error:
@@ -49,7 +49,7 @@ def optimizer(config: Config, model: nn.Module, say: Callable[[str], None]) -> t
 
 
 def monitor(config: Config, model: nn.Module, source: torch.optim.Optimizer, steps: int) -> Any:
-    """A Monitor that keeps ``monitor_steps`` of the ``steps``, or None where the optimizer measures nothing."""
+    """A Monitor that keeps ``monitor_steps`` of the ``steps``; None where the optimizer measures nothing."""
     if type(source) is torch.optim.SGD:
         return None
     recorder = fastgrad_part(None, "Monitor", "the record of a run")

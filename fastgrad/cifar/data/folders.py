@@ -4,6 +4,7 @@ Everything is decoded into uint8 arrays once and kept in the cache folder: 60,00
 to decode, their arrays a fifth of a second to read back. Hidden files and other kinds are passed over.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -73,7 +74,9 @@ def _store(target: Path, **arrays: np.ndarray) -> None:
     except OSError as error:
         # A full or read-only disk costs the next run some seconds and this one nothing.
         print(f"note: the decoded images could not be kept in {target.parent} ({error.strerror})")
-        temporary.unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
