@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import rich.table
 from rich.console import Console
+from rich.markup import escape
 
 from fastgrad.cifar.checkpoint import RunFolder, replacing
 from fastgrad.cifar.config import Config
@@ -72,6 +73,10 @@ COLUMNS = ("run", "data", "model", "gradients", "augment", "lr", "seed", "epochs
            "best epoch", "train loss", "global std", "mean q", "images/s")  # fmt: skip
 
 
+# The table on the screen has no room for the columns that most comparisons share.
+ON_SCREEN = ("run", "gradients", "epochs", "test accuracy", "train loss", "mean q", "images/s")
+
+
 def cells(run: Run) -> tuple[str, ...]:
     """One row of the table; the numbers are those of the last epoch that was finished."""
     epochs = f"{len(run.rows)}" if run.finished else f"{len(run.rows)} of {run.config.epochs}, unfinished"
@@ -101,9 +106,10 @@ def report(folders: Sequence[Path], out: Path, console: Console | None = None) -
     if not folders:
         raise UsageError("report: expected at least one run folder")
     runs = [read(folder) for folder in folders]
-    table = rich.table.Table(*COLUMNS)
+    table = rich.table.Table(*ON_SCREEN)
     for run in runs:
-        table.add_row(*cells(run), style=None if run.finished else "dim")
+        row = dict(zip(COLUMNS, cells(run), strict=True))
+        table.add_row(*(escape(row[name]) for name in ON_SCREEN), style=None if run.finished else "dim")
     (console or Console()).print(table)
     out.mkdir(parents=True, exist_ok=True)
     plots = draw(runs, out)

@@ -12,6 +12,11 @@ from fastgrad.cifar.config import Config
 from fastgrad.cifar.errors import UsageError
 from fastgrad.cifar.models import Backward
 
+TREATMENT = (
+    "normalize", "alpha", "max_norm", "grad_format", "rounding", "scale", "pow2", "stats", "nonfinite",
+    "compensate", "seed",
+)  # fmt: skip
+
 
 def backward(config: Config) -> Backward | None:
     """The factory of the modules between blocks, for ``models.build``; None where nothing is asked for."""
@@ -39,9 +44,9 @@ def optimizer(config: Config, model: nn.Module, say: Callable[[str], None]) -> t
             raise
         say(f"note: plain torch.optim.SGD, nothing is measured ({error})")
         return torch.optim.SGD(model.parameters(), **common)
-    treatment = {name: getattr(config, name) for name in (
-        "normalize", "alpha", "max_norm", "grad_format", "rounding", "scale", "block", "pow2", "stats",
-        "nonfinite", "compensate", "seed")}  # fmt: skip
+    treatment = {name: getattr(config, name) for name in TREATMENT}
+    if config.scale == "block":
+        treatment["block"] = config.block
     try:
         return sgd(model.parameters(), **common, **treatment)
     except (TypeError, ValueError) as error:

@@ -30,7 +30,7 @@ def layouts() -> dict[str, Layout]:
 
 
 def _pickled_by_python2(value: object) -> bytes:
-    """Protocol 2 as Python 2 writes it: text is bytes, numpy has its old module name, data is a raw string."""
+    """Protocol 2 as Python 2 writes it: text is bytes, numpy has its old module name."""
     out = io.BytesIO()
     out.write(b"\x80\x02")
     _write_python2(value, out)

@@ -107,6 +107,20 @@ def test_strong_augmentation_and_autocast_resume_in_the_same_bits(tmp_path):
     same_end(tmp_path / "a", tmp_path / "b")
 
 
+def test_treated_run_resumes_in_the_same_bits(tmp_path):
+    for part in ("optim", "nn", "monitor"):
+        pytest.importorskip(f"fastgrad.{part}")
+    config = replace(CONFIG, epochs=3, normalize="autoscale", grad_format="fp8_e4m3", scale="tensor",
+                     compensate="q", backward_format="fp8_e5m2")  # fmt: skip
+    train(config, tmp_path / "a")
+    assert not train(config, tmp_path / "b", on_step=Stop(30))
+    assert train(config, tmp_path / "b", resume=True)
+    same_end(tmp_path / "a", tmp_path / "b")
+    assert RunFolder(tmp_path / "a").monitor.read_bytes() == RunFolder(tmp_path / "b").monitor.read_bytes()
+    for row in RunFolder(tmp_path / "b").read_metrics():
+        assert row["global_std"] > 0 and 0 < row["q_mean"] < 2
+
+
 def test_finished_run_can_be_resumed_and_does_nothing(straight):
     before = (straight / "checkpoint.pt").read_bytes()
     assert train(CONFIG, straight, resume=True, on_step=lambda position: pytest.fail("a step was taken"))

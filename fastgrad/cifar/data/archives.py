@@ -83,6 +83,8 @@ _ALLOWED_GLOBALS = {
     ("numpy", "dtype"),
     ("_codecs", "encode"),
 }
+# Its module was renamed in numpy 2; an array always knows it.
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -99,7 +101,7 @@ class _PlainUnpickler(pickle.Unpickler):
                 "expected numpy arrays, lists, dicts, numbers and strings only"
             )
         if name == "_reconstruct":
-            return np._core.multiarray._reconstruct
+            return _RECONSTRUCT
         return super().find_class(module, name)
 
 
