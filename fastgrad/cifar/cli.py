@@ -10,6 +10,8 @@ from rich.console import Console
 
 from fastgrad.cifar.config import Config, documented_fields
 from fastgrad.cifar.errors import UsageError
+from fastgrad.cifar.report import report as compare
+from fastgrad.cifar.train import train as run_experiment
 
 app = typer.Typer(
     help="CIFAR experiments with normalized and low-precision gradients.",
@@ -26,7 +28,7 @@ def _with_config_options(command: Callable[..., None]) -> Callable[..., None]:
         try:
             config = Config(**{name: options.pop(name) for name in fields})
             command(config, **options)
-        except UsageError as error:
+        except (UsageError, ModuleNotFoundError) as error:
             _fail(error)
 
     fields = documented_fields()
@@ -62,10 +64,8 @@ def train(
     ] = False,
 ) -> None:
     """Train one model. Ctrl-C finishes the step and writes a checkpoint; --resume goes on bit for bit."""
-    from fastgrad.cifar.train import train as run  # torch takes seconds to import, --help should not
-
     folder = out or Path("runs") / config.folder_name(Path(config.data).name.split(".")[0])
-    if not run(config, folder, resume=resume, download=download):
+    if not run_experiment(config, folder, resume=resume, download=download):
         raise typer.Exit(INTERRUPTED)
     print(f"finished: {folder}")
 
@@ -76,15 +76,17 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for report.md and the plots")] = Path("report"),
 ) -> None:
     """Compare runs: a table and curves of accuracy, loss, gradient std and shrinkage."""
-    from fastgrad.cifar.report import report as write
-
     try:
-        print(f"written: {write(runs, out)}")
-    except UsageError as error:
+        print(f"written: {compare(runs, out)}")
+    except (UsageError, ModuleNotFoundError) as error:
         _fail(error)
 
 
-def _fail(error: UsageError) -> None:
+def _fail(error: UsageError | ModuleNotFoundError) -> None:
+    if isinstance(error, ModuleNotFoundError):
+        if error.name is None or error.name.startswith("fastgrad"):
+            raise error  # a fault of ours, not a package that was left out
+        error = UsageError(f"{error.name} is not installed: pip install 'fastgrad[cifar]'")
     # markup=False: a path may hold square brackets
     Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
     raise typer.Exit(2)

@@ -160,7 +160,8 @@ def draw(runs: Sequence[Run], out: Path) -> list[Path]:
 
 
 def _picture(out: Path, name: str, title: str, axis: str, log: bool, curves: list[tuple]) -> Path | None:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes half a second to import, and only pictures need it
+    from matplotlib.ticker import MaxNLocator
 
     curves = [curve for curve in curves if len(curve[1])]
     if not curves:
@@ -172,6 +173,7 @@ def _picture(out: Path, name: str, title: str, axis: str, log: bool, curves: lis
         axes.plot(x, y, label=label, linewidth=1.2, marker="o" if len(x) == 1 else None)
     if log and all(np.nanmin(y) > 0 for _, _, y in curves if not np.isnan(y).all()):
         axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no epoch 1.5
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     out.mkdir(parents=True, exist_ok=True)

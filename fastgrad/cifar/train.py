@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgrad.cifar import data as datasets
-from fastgrad.cifar import models, treatment
+from fastgrad.cifar import models, report, treatment
 from fastgrad.cifar.augment import Batches, normalised
 from fastgrad.cifar.checkpoint import RunFolder
 from fastgrad.cifar.config import Config
@@ -233,8 +233,6 @@ def _restore(run: RunFolder, at: Position, model: nn.Module, optimizer: torch.op
 
 
 def _draw(run: RunFolder, monitor: Any) -> None:
-    from fastgrad.cifar import report  # matplotlib takes half a second and is not needed to train
-
     report.draw([report.read(run.path)], run.plots)
     if monitor is not None:
         monitor.plot(run.plots)

@@ -1,5 +1,7 @@
 """Parameter counts by hand, shapes, shortcuts, and the modules between blocks."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -34,7 +36,7 @@ def test_resnet_has_the_parameters_of_an_option_a_net(name, depth, known):
 
 def test_vgg_has_the_parameters_of_configuration_d():
     widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    by_hand = sum(9 * a * b + b + 2 * b for a, b in zip(widths, widths[1:], strict=False)) + 512 * 10 + 10
+    by_hand = sum(9 * a * b + b + 2 * b for a, b in itertools.pairwise(widths)) + 512 * 10 + 10
     assert count(models.build("vgg16_bn", 10, 3)) == by_hand == 14_728_266
 
 

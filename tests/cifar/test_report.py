@@ -120,6 +120,14 @@ def test_bad_options_end_with_a_short_message(words, tmp_path, monkeypatch):
     assert result.output.strip() and not list(tmp_path.glob("runs*"))
 
 
+def test_missing_package_is_named(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    result = command("train", "--data", "digits", "--out", tmp_path / "run")
+    assert result.exit_code == 2 and "sklearn.datasets is not installed: pip install" in result.output
+
+
 def test_help_lists_every_option():
     result = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 0

@@ -164,8 +164,11 @@ def _folder_files(path: Path, layout: Layout, check: bool) -> dict[str, bytes]:
 
 def _tar_files(path: Path, layout: Layout, md5: str | None) -> dict[str, bytes]:
     if md5 is not None:
+        digest = hashlib.md5()
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
+            while part := file.read(1 << 20):
+                digest.update(part)
+        found = digest.hexdigest()
         if found != md5:
             raise UsageError(
                 f"{path}: expected MD5 {md5} of the official {layout.archive}, got {found}; "
