@@ -74,11 +74,11 @@ T option(const py::dict& options, const char* name, T otherwise) {
 void set_sgd(TensorJob& job, const double* hyper) {
   const double lr = hyper[0], mu = hyper[1], dampening = hyper[2], weight_decay = hyper[3];
   const bool nesterov = hyper[4] != 0, decoupled = hyper[5] != 0, maximize = hyper[6] != 0;
-  job.lr = static_cast<float>(lr * job.factor);
-  job.mu = static_cast<float>(mu);
-  job.one_minus_dampening = static_cast<float>(1.0 - dampening);
-  job.weight_decay = static_cast<float>(weight_decay);
-  job.decay = static_cast<float>(1.0 - lr * weight_decay);
+  job.lr = lr * job.factor;
+  job.mu = mu;
+  job.one_minus_dampening = 1.0 - dampening;
+  job.weight_decay = weight_decay;
+  job.decay = 1.0 - lr * weight_decay;
   job.sgd_flags = (maximize ? kMaximize : 0) | (mu != 0 ? kMomentum : 0) | (nesterov ? kNesterov : 0) |
                   ((job.flags & kFirst) != 0 ? kFirstStep : 0);
   if (weight_decay != 0) job.sgd_flags |= decoupled ? kDecoupledDecay : kCoupledDecay;

@@ -84,16 +84,33 @@ void normalize_tile(const TensorJob& job, const float* __restrict x, int64_t off
   for (int i = count; i % kColumns != 0; ++i) y[i] = 0.0f;
 }
 
+// `narrow`: the momentum is stored in fewer bits than float32, and must be used as stored.
+struct NarrowMomentum {
+  void* target = nullptr;
+  Type type = Type::fp32;
+  int64_t offset = 0;
+};
+
 template <int FLAGS>
-void sgd_elements(const float* __restrict q, int count, float* __restrict p, float* __restrict m, const SgdStep& step) {
+void sgd_elements(const float* __restrict q, int count, float* __restrict p, float* __restrict m, const SgdStep& step,
+                  const NarrowMomentum& narrow) {
   const SgdStep s = step;
+  if ((FLAGS & kMomentum) && narrow.target != nullptr) {
+    for (int i = 0; i < count; ++i) m[i] = sgd_momentum<FLAGS>(sgd_direction<FLAGS>(q[i], p[i], s), m[i], s);
+    store_tile(m, count, narrow.target, narrow.type, narrow.offset, Rounding::nearest, nullptr);
+    widen(narrow.target, narrow.type, narrow.offset, count, m);
+    for (int i = 0; i < count; ++i) p[i] = sgd_parameter<FLAGS>(sgd_direction<FLAGS>(q[i], p[i], s), m[i], p[i], s);
+    return;
+  }
   for (int i = 0; i < count; ++i) {
-    float unused = 0;
-    sgd_element<FLAGS>(q[i], p[i], FLAGS & kMomentum ? m[i] : unused, s);
+    const double d = sgd_direction<FLAGS>(q[i], p[i], s);
+    float momentum = 0;
+    if (FLAGS & kMomentum) m[i] = momentum = sgd_momentum<FLAGS>(d, m[i], s);
+    p[i] = sgd_parameter<FLAGS>(d, momentum, p[i], s);
   }
 }
 
-using SgdElements = void (*)(const float*, int, float*, float*, const SgdStep&);
+using SgdElements = void (*)(const float*, int, float*, float*, const SgdStep&, const NarrowMomentum&);
 
 // A constant: code that ran when the module is loaded would run on machines without this instruction set.
 struct SgdVariants {
@@ -111,6 +128,7 @@ constexpr SgdVariants sgd_variants;
 
 void update_tile(const TensorJob& job, const Sweep& sweep, const float* q, int64_t tile, int64_t offset, int count) {
   const SgdStep step = {job.lr, job.mu, job.one_minus_dampening, job.weight_decay, job.decay, job.sgd_flags};
+  NarrowMomentum narrow;
   const bool with_momentum = (job.sgd_flags & kMomentum) != 0;
   alignas(64) float p_buffer[kTile], m_buffer[kTile];
   float *p = p_buffer, *m = m_buffer;
@@ -123,11 +141,9 @@ void update_tile(const TensorJob& job, const Sweep& sweep, const float* q, int64
     m = static_cast<float*>(job.momentum) + offset;
   } else if (with_momentum) {
     widen(job.momentum, job.momentum_type, offset, count, m);
+    narrow = {job.momentum, job.momentum_type, offset};
   }
-  sgd_variants.table[job.sgd_flags](q, count, p, m, step);
-  if (with_momentum && m == m_buffer) {
-    store_tile(m, count, job.momentum, job.momentum_type, offset, Rounding::nearest, nullptr);
-  }
+  sgd_variants.table[job.sgd_flags](q, count, p, m, step, narrow);
   if (p == p_buffer) {
     alignas(64) uint16_t noise[kTile];
     const Rounding rounding = static_cast<Rounding>(sweep.weight_rounding);

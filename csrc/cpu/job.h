@@ -30,7 +30,7 @@ struct TensorJob {
   Type momentum_type = Type::fp32;
   uint64_t stream = 0, weight_stream = 0;
   // The step of this tensor (numerics/sgd.h).
-  float lr = 0, mu = 0, one_minus_dampening = 0, weight_decay = 0, decay = 1;
+  double lr = 0, mu = 0, one_minus_dampening = 1, weight_decay = 0, decay = 1;
   int sgd_flags = 0;
   double factor = 1;  // k, for the table
   // Filled in by the sweep once the moments are known.

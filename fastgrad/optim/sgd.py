@@ -59,7 +59,7 @@ class _Plan:
             and all(map(is_, params, self.params))
             and self.options == optimizer._options()
             and all(s.get("momentum_buffer") is b for s, b in zip(self.states, self.buffers, strict=True))
-            and (not self.states or optimizer.state.get(self.params[0]) is self.states[0])
+            and (not self.states or any(s is self.states[0] for s in optimizer.state.values()))
         )
 
 
@@ -270,7 +270,7 @@ class SGD(Optimizer):
         if not any(group["momentum"] for group in self.param_groups):
             return plan
         for i, p in enumerate(plan.params):
-            state = self.state[p]
+            state = self.state.get(p, {})
             buffer = state.get("momentum_buffer")
             if buffer is None:
                 # Of a group without momentum the buffer is a stand-in that is neither read nor kept.
@@ -297,7 +297,7 @@ class SGD(Optimizer):
         """k of every parameter from the shrinkage of the previous step; 1 where there is none."""
         if self.treatment.compensate is None or self.table is None:
             return None
-        q = shrinkage.projection(self.table[:-1])
+        q = shrinkage.projection(self.table[:-1, 8], self.table[:-1, 9])
         k = (1.0 / q).clamp(1.0 / LARGEST_COMPENSATION, LARGEST_COMPENSATION)
         known = dict(zip(self._progress.ids, torch.where(q > 0, k, LARGEST_COMPENSATION).tolist(), strict=True))
         return torch.tensor([known.get(i, 1.0) for i in ids], dtype=torch.float64)
