@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.shapes import Workspace
 
-SAMPLE = 1 << 22  # elements of a tensor that are looked at one by one
+SAMPLE = 1 << 18  # elements of a tensor that are looked at one by one
 GAPS = {"bf16": (-126, 7), "fp8_e4m3": (-6, 3), "int8": None}  # smallest normal exponent, mantissa bits
 LARGEST = {"fp8_e4m3": 448.0, "int8": 127.0}
 EPS = 1e-8
@@ -57,26 +57,25 @@ def sample(t: Tensor) -> Tensor:
     return t.reshape(-1)[:: -(-t.numel() // SAMPLE)].double()
 
 
-def true_moments(work: Workspace) -> list[tuple[float, float]]:
-    pairs = (torch.std_mean(g.double(), correction=0) for g in work.initial["grads"])
-    return [(float(std), float(mean)) for std, mean in pairs]
-
-
-def moments(work: Workspace, call: Call, result: list[tuple[float, float]]) -> None:
-    truth = true_moments(work)
+def moments(
+    work: Workspace, call: Call, result: list[tuple[float, float]], *, tolerance: float = 1e-4
+) -> None:
+    truth = work.moments
     require(len(result) == len(truth), f"{len(result)} tensors, expected {len(truth)}")
     for i, ((std, mean), (std64, mean64)) in enumerate(zip(result, truth, strict=True)):
-        require(abs(float(std) / std64 - 1) < 1e-4, f"std[{i}] = {float(std)}, expected {std64}")
-        require(abs(float(mean) - mean64) < 1e-4 * std64, f"mean[{i}] = {float(mean)}, expected {mean64}")
+        require(abs(float(std) / std64 - 1) < tolerance, f"std[{i}] = {float(std)}, expected {std64}")
+        require(
+            abs(float(mean) - mean64) < tolerance * std64, f"mean[{i}] = {float(mean)}, expected {mean64}"
+        )
 
 
-def znorm(work: Workspace, call: Call, result: object) -> None:
+def znorm(work: Workspace, call: Call, result: object, *, tolerance: float = 1e-4) -> None:
     for i, (y, g, (std, mean)) in enumerate(
-        zip(work.grads, work.initial["grads"], true_moments(work), strict=True)
+        zip(work.grads, work.initial["grads"], work.moments, strict=True)
     ):
         expected = (sample(g) - mean) / (std + EPS)
         error = float(((sample(y) - expected).abs() / (1 + expected.abs())).amax())
-        require(error < 1e-4, f"y[{i}] is off by {error}")
+        require(error < tolerance, f"y[{i}] is off by {error}")
 
 
 def gap(v: Tensor, format: str) -> Tensor:
@@ -119,9 +118,10 @@ class RoundingErrors:
         )
 
 
-def _close_factor(name: str, factor: float, y: Tensor, q: Tensor) -> None:
+def _close_factor(name: str, factor: float, n: int, y: Tensor, q: Tensor) -> None:
+    """q_k of n elements, of which y and q are all or a selection; that of a selection scatters a little."""
     truth = float(torch.dot(y, q) / torch.dot(y, y))
-    require(abs(factor - truth) < 1e-4, f"{name} = {factor}, expected {truth}")
+    require(abs(factor - truth) < (1e-4 if y.numel() == n else 1e-3), f"{name} = {factor}, expected {truth}")
 
 
 def rounded(
@@ -157,10 +157,7 @@ def rounded(
         wide = scale.repeat_interleave(block)[:n] if block else scale.expand(n)
         x, q, s = sample(g), sample(codes.float() if codes.dtype.itemsize == 1 else codes), sample(wide)
         errors.add(f"codes[{i}]", x / s, q)
-        if n <= SAMPLE:
-            _close_factor(f"q_k[{i}]", float(factor), x, q * s)
-        else:
-            require(abs(float(factor) - 1) < 1e-2, f"q_k[{i}] = {float(factor)}, expected about 1")
+        _close_factor(f"q_k[{i}]", float(factor), n, x, q * s)
     errors.check()
 
 
@@ -193,7 +190,7 @@ def chain(
     first: float = 1.0,
 ) -> None:
     """What went into the momentum is a stochastic rounding of the normalized gradient; q_k is its own."""
-    truth, factors = true_moments(work), [float(k) for k in result]
+    truth, factors = work.moments, [float(k) for k in result]
     require(len(factors) == len(truth), f"{len(factors)} factors q_k, expected {len(truth)}")
     sizes = [g.numel() for g in work.grads]
     everything = sum(n * m for n, (_, m) in zip(sizes, truth, strict=True)) / sum(sizes)
@@ -216,6 +213,5 @@ def chain(
             + 3e-7 * (m.abs() + old.abs() + q.abs() + (decay * p).abs())
         ) / scale
         errors.add(f"gradient {i}", y / scale, q / scale, slack)
-        if sizes[i] <= SAMPLE:
-            _close_factor(f"q_k[{i}]", factors[i], y, q)
+        _close_factor(f"q_k[{i}]", factors[i], sizes[i], y, q)
     errors.check()

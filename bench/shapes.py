@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,6 +61,12 @@ class Workspace:
     params: list[Tensor]
     momenta: list[Tensor]
     initial: dict[str, list[Tensor]]
+
+    @functools.cached_property
+    def moments(self) -> list[tuple[float, float]]:
+        """Std and mean of every gradient, computed in float64."""
+        pairs = (torch.std_mean(g.double(), correction=0) for g in self.initial["grads"])
+        return [(float(std), float(mean)) for std, mean in pairs]
 
     @property
     def elements(self) -> int:
