@@ -147,7 +147,7 @@ def draw(record: Record, path: Path) -> None:
     lists = list(dict.fromkeys(k[0] for k in found))
     rows = list(dict.fromkeys(k[2] for k in found))
     figure, axes = plt.subplots(
-        1, len(lists), figsize=(1.5 + 4.2 * len(lists), 1.6 + 0.45 * len(rows)), sharey=True, squeeze=False
+        1, len(lists), figsize=(1.5 + 4.2 * len(lists), 1.8 + 0.4 * len(rows)), sharey=True, squeeze=False
     )
     for axis, list_name in zip(axes[0], lists, strict=True):
         for (name, _, row), group in found.items():
@@ -165,20 +165,20 @@ def draw(record: Record, path: Path) -> None:
                 )  # fmt: skip
         axis.axvline(1, color="black", linewidth=1)
         axis.set_xscale("log")
-        axis.grid(axis="x", which="both", alpha=0.25)
+        axis.grid(alpha=0.3)
         axis.set_title(LIST_TITLES.get(list_name, list_name))
         axis.set_xlabel("time / floor")
     axes[0][0].set_yticks(range(len(rows)), rows)
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
     kinds = [k for k in COLORS if any(r["kind"] == k for g in found.values() for r in g)]
     handles = [
         plt.Line2D([], [], color=COLORS[k], marker="D" if k == "ours" else "o", linestyle="", label=k)
         for k in kinds
     ]  # fmt: skip
     names = ["fastgrad" if k == "ours" else f"torch {k}" if k != "reference" else "less work" for k in kinds]
-    figure.legend(handles, names, loc="outside lower center", ncols=len(kinds), frameon=False)
+    figure.legend(handles, names, loc="lower center", ncols=3, frameon=False)
     figure.suptitle(f"{record['machine']['cpu']}, {threads} thread{'s' * (threads > 1)}")
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

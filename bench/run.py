@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -113,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     if not options.no_compile:
         from torch._inductor import config
 
+        warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
         config.force_disable_caches = True  # first calls are those of an empty cache
     busy = machine.idle_check()
     if busy > DISTURBED:
