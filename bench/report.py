@@ -26,7 +26,7 @@ where the list fits into it) and not of an algorithm.
 
 A contestant is a whole call as a user writes it: Python, the dispatcher, the outputs it allocates. Every
 one is checked against float64 first and is not timed if it fails (a std from `torch._foreach_norm` may be
-off by 0.5 %, others by 0.01 %). Then contestants and floors take turns. A sample is the mean of at least
+off by 1 %, others by 0.01 %). Then contestants and floors take turns. A sample is the mean of at least
 0.1 s of calls (one call, if that takes longer), after one that is not timed; the tables show the median of
 the samples and their quartiles. A sample during which other processes used more than 10 % of the CPUs is
 dropped and taken again; *disturbed* counts those that stayed disturbed. GB/s is by the bytes stated beside
