@@ -106,10 +106,13 @@ def delayed_scales(work: Workspace) -> list[Tensor]:
     return [(g.abs().amax() * DELAYED / 448.0).reshape(1) for g in work.initial["grads"]]
 
 
-def ours_quantize(work: Workspace, format: str, given: bool = False, **options: object) -> Call:
+def ours_quantize(work: Workspace, format: str, given: bool = False, keep: bool = False, **options: object) -> Call:
+    """``keep``: into the memory of the first call, as a training loop does (and the floors do)."""
     steps = itertools.count()
     if given:
         options["scale"] = delayed_scales(work)
+    if keep:
+        options["out"], _ = fastgrad.quantize(work.grads, format, **options)
 
     def quantize(grads: list[Tensor]) -> tuple[list[fastgrad.Quantized], Tensor]:
         return fastgrad.quantize(grads, format, step=next(steps), **options)
@@ -144,6 +147,25 @@ def ours_step(work: Workspace, method: str, format: str, scale: str = "none", me
     return Call(step, _lists(work), lambda table: shrinkage.projection(table[:-1, 8], table[:-1, 9]))
 
 
+def ours_sgd(work: Workspace, method: str | None, format: str | None) -> Call:
+    """fastgrad.optim.SGD on the same memory: what training code calls."""
+    parameters = [torch.nn.Parameter(p) for p in work.params]
+    optimizer = fastgrad.optim.SGD(
+        parameters, lr=LR, momentum=MU, weight_decay=DECAY if method else 0.0, normalize=method, grad_format=format,
+        eligible=lambda parameter, group: (True, True),
+    )  # fmt: skip
+    optimizer._progress.alpha_state.fill_(SIGMA_FIRST)
+    for parameter, g, m in zip(parameters, work.grads, work.momenta, strict=True):
+        parameter.grad = g
+        optimizer.state[parameter]["momentum_buffer"] = m
+
+    def step() -> Tensor | None:
+        optimizer.step()
+        return optimizer.table
+
+    return Call(step, (), lambda table: shrinkage.projection(table[:-1, 8], table[:-1, 9]))
+
+
 def torch_sgd(work: Workspace, decay: float = 0.0, **options: bool) -> Call:
     """torch.optim.SGD on the same memory."""
     parameters = [torch.nn.Parameter(p) for p in work.params]
@@ -172,6 +194,7 @@ def _quantize_row(
 ) -> Row:  # fmt: skip
     contestants = (
         *floor,
+        Contestant("fastgrad.quantize(out=)", "ours", partial(ours_quantize, keep=True, **options)),
         Contestant("fastgrad.quantize", "ours", partial(ours_quantize, **options)),
         Contestant("torch eager, bit trick", "eager", build),
         compiled(build),
@@ -184,10 +207,12 @@ def _chain_row(
     title: str,
     check: Callable,
     ours: Callable[[Workspace], Call],
+    optimizer: Callable[[Workspace], Call],
     build: Callable[[Workspace], Call],
 ) -> Row:
     contestants = (
         *windowed("momentum"),
+        Contestant("fastgrad.optim.SGD.step", "ours", optimizer),
         Contestant("fastgrad.sgd_step_", "ours", ours),
         Contestant("torch eager", "eager", build),
         compiled(build),
@@ -265,6 +290,7 @@ ROWS: dict[str, Row] = {
                     "fastgrad.sgd_step_(measure=False)", "ours",
                     partial(ours_step, method="none", format="fp32", measure=False),
                 ),
+                Contestant("fastgrad.optim.SGD.step", "ours", partial(ours_sgd, method=None, format=None)),
                 Contestant("torch.optim.SGD(foreach=False)", "eager", partial(torch_sgd, foreach=False)),
                 Contestant("torch.optim.SGD(foreach=True)", "foreach", partial(torch_sgd, foreach=True)),
                 Contestant("torch.optim.SGD(fused=True)", "fused", partial(torch_sgd, fused=True)),
@@ -274,12 +300,14 @@ ROWS: dict[str, Row] = {
         _chain_row(
             "chain", "ZNorm, stochastic bf16, q_k, weight decay, momentum, update",
             partial(gate.chain, method="znorm", format="bf16", **RATES),
-            partial(ours_step, method="znorm", format="bf16"), plain_chain,
+            partial(ours_step, method="znorm", format="bf16"),
+            partial(ours_sgd, method="znorm", format="bf16"), plain_chain,
         ),
         _chain_row(
             "chain_fp8", "Autoscale, stochastic fp8_e4m3, q_k, weight decay, momentum, update",
             partial(gate.chain, method="autoscale", format="fp8_e4m3", first=SIGMA_FIRST, **RATES),
-            partial(ours_step, method="autoscale", format="fp8_e4m3", scale="tensor"), plain_autoscale,
+            partial(ours_step, method="autoscale", format="fp8_e4m3", scale="tensor"),
+            partial(ours_sgd, method="autoscale", format="fp8_e4m3"), plain_autoscale,
         ),
     )
 }  # fmt: skip

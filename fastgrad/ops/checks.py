@@ -76,7 +76,11 @@ def no_overlap(name: str, tensors: Sequence[Tensor]) -> None:
             continue
         if not t.is_contiguous() and overlaps_itself(t):
             raise ValueError(f"{name}[{i}]: its elements overlap in memory (an expanded tensor?)")
-        last = sum(st * (si - 1) for st, si in zip(t.stride(), t.shape, strict=True)) if not t.is_contiguous() else t.numel() - 1
+        last = (
+            sum(st * (si - 1) for st, si in zip(t.stride(), t.shape, strict=True))
+            if not t.is_contiguous()
+            else t.numel() - 1
+        )
         start = t.data_ptr()
         spans.append((start, start + (last + 1) * t.element_size(), i))
     spans.sort()
