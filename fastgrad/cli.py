@@ -1,4 +1,4 @@
-"""The ``fastgrad`` command."""
+"""Fused gradient normalization and stochastic rounding."""
 
 from __future__ import annotations
 

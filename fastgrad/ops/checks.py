@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -84,8 +85,8 @@ def no_overlap(name: str, tensors: Sequence[Tensor]) -> None:
         start = t.data_ptr()
         spans.append((start, start + (last + 1) * t.element_size(), i))
     spans.sort()
-    for (_, end, i), (start, _, j) in zip(spans, spans[1:], strict=False):
-        if start < end and spans:
+    for (_, end, i), (start, _, j) in pairwise(spans):
+        if start < end:
             raise ValueError(f"{name}[{j}] shares memory with {name}[{i}]")
 
 

@@ -233,8 +233,8 @@ def _fake(tensor: Tensor, flags: list[int] | None, method: str, *arguments: obje
 
 
 _ARGUMENTS = (
-    "int[]? flags, str method, float eps, float max_norm, str alpha, Tensor({}!) state, Tensor? lagged, bool two_reads, "
-    "str format, str rounding, str scale, int block, bool pow2, SymInt seed, {} step, SymInt slot, str purpose, "
+    "int[]? flags, str method, float eps, float max_norm, str alpha, Tensor({}!) state, Tensor? lagged, "
+    "bool two_reads, str format, str rounding, str scale, int block, bool pow2, SymInt seed, {} step, SymInt slot, str purpose, "
     "int[]? ids, bool skip_nonfinite"
 )
 library.define(
