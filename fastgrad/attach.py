@@ -31,7 +31,7 @@ def attach(optimizer: Optimizer, **options: object) -> Attached:
     after the hook, so optimizers that re-evaluate (LBFGS) are refused. With a GradScaler call ``scaler.unscale_``
     first where the optimizer would unscale inside its own fused step.
 
-    The handle has ``detach()``, ``table``, ``add_observer`` (for :class:`fastgrad.Monitor`) and a state_dict of its own.
+    The handle has ``detach()``, ``table``, ``add_observer`` (for :class:`fastgrad.Monitor`) and a state_dict.
     """
     return Attached(optimizer, Treatment(**options))
 

@@ -25,7 +25,7 @@ from fastgrad.ops.sweeps import (
 )
 from fastgrad.reference.formats import FORMATS as SPECS
 from fastgrad.reference.formats import decode, load_codes
-from fastgrad.reference.philox import DEFAULT_SEED, SLOT_RANGE, STEP_RANGE
+from fastgrad.reference.philox import DEFAULT_SEED
 from fastgrad.reference.scales import block_count, spread
 
 
@@ -100,7 +100,7 @@ def quantize(
     single = isinstance(tensors, Tensor)
     tensors = [tensors] if single else list(tensors)
     given: list[Tensor] | None = None
-    if isinstance(scale, Tensor) or (scale is not None and not isinstance(scale, str)):
+    if isinstance(scale, (Tensor, list, tuple)):
         given = [scale] if isinstance(scale, Tensor) else list(scale)
         scale = "tensor"
     kind = default_scale(format) if scale is None and format in FORMATS else scale
@@ -108,9 +108,7 @@ def quantize(
     checks.quantizer(format, rounding, kind, block)
     checks.float_tensors("tensors", tensors)
     checks.one_of("purpose", purpose, PURPOSES)
-    checks.noise_ids(ids, len(tensors))
-    checks.in_range("step", step, 0, STEP_RANGE)
-    checks.in_range("slot", slot, 0, SLOT_RANGE)
+    checks.noise(seed, step, slot, ids, len(tensors))
     if given is not None:
         _check_scales(given, tensors)
     if not tensors:
@@ -143,8 +141,7 @@ def _check_scales(given: list[Tensor], tensors: list[Tensor]) -> None:
     if len(given) != len(tensors):
         raise ValueError(f"scale: expected {len(tensors)} tensors, one per tensor, got {len(given)}")
     for i, s in enumerate(given):
-        if s.dtype != torch.float32 or s.numel() != 1:
-            raise ValueError(f"scale[{i}]: expected a float32 tensor of shape [1], got {s.dtype} {list(s.shape)}")
+        checks.given_scale(f"scale[{i}]", s, tensors[i])
 
 
 def _dense_stride(t: Tensor) -> tuple[int, ...]:
@@ -274,6 +271,8 @@ def dequantize(
     for i, q in enumerate(items):
         if not isinstance(q, Quantized):
             raise TypeError(f"quantized[{i}]: expected a Quantized, got {type(q).__name__}")
+        checks.one_of("format", q.format, FORMATS)
+        _check_layout(f"quantized[{i}]", q)
         wanted = dtype or q.dtype
         if wanted not in DTYPES:
             raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {wanted}")
@@ -293,6 +292,17 @@ def dequantize(
         for i, value in zip(places, values, strict=True):
             out[i] = value
     return out[0] if single else out
+
+
+def _check_layout(name: str, q: Quantized) -> None:
+    expected = 1
+    if len(q.shape) == len(q.stride):
+        for stride, size in sorted((st, si) for st, si in zip(q.stride, q.shape, strict=True) if si != 1):
+            expected = expected * size if stride == expected else -1
+    if len(q.shape) != len(q.stride) or (expected < 0 and 0 not in q.shape):
+        raise ValueError(f"{name}: expected a dense shape and stride, got shape {q.shape} and stride {q.stride}")
+    if q.codes.device != q.scale.device:
+        raise ValueError(f"{name}: scale: expected device {q.codes.device}, got {q.scale.device}")
 
 
 def _empty_values(
