@@ -84,8 +84,8 @@ def sgd_step_(
     with torch.no_grad():
         return torch.ops.fastgrad.sgd_step_(
             params, grads, momenta, hyper, groups, flags, method, eps, max_norm, alpha, state, lagged, two_reads,
-            format, rounding, scale, block, pow2, signed64(seed), step, slot, ids, factors, inv_scale, measure, skip_nonfinite,
-            weight_rounding,
+            format, rounding, scale, block, pow2, signed64(seed), step, slot, ids, factors, inv_scale, measure,
+            skip_nonfinite, weight_rounding,
         )  # fmt: skip
 
 
