@@ -1,5 +1,6 @@
 """The op pages: schema, documentation, reference and registration of every op, one file per op."""
 
+from fastgrad.ops.backward import fake_quantize, normalize_grad, quantize_grad
 from fastgrad.ops.gradient_moments import gradient_moments
 from fastgrad.ops.normalize_quantize import normalize_, normalize_quantize_
 from fastgrad.ops.quantize import Quantized, dequantize, quantize
@@ -8,9 +9,12 @@ from fastgrad.ops.sgd_step import sgd_step_
 __all__ = [
     "Quantized",
     "dequantize",
+    "fake_quantize",
     "gradient_moments",
     "normalize_",
+    "normalize_grad",
     "normalize_quantize_",
     "quantize",
+    "quantize_grad",
     "sgd_step_",
 ]

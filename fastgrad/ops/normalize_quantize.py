@@ -13,7 +13,7 @@ from fastgrad import library
 from fastgrad.ops import checks
 from fastgrad.ops.gradient_moments import gradient_moments
 from fastgrad.ops.layout import changed, readable, written
-from fastgrad.ops.sweeps import COLUMNS, NORMALIZE, QUANTIZE, Sweep, native_sweep, reference_sweep
+from fastgrad.ops.sweeps import COLUMNS, FORMATS, NORMALIZE, QUANTIZE, Sweep, native_sweep, reference_sweep
 from fastgrad.reference.philox import DEFAULT_SEED, SLOT_RANGE, STEP_RANGE
 
 Alpha = str | Callable[[float, Tensor], float]
@@ -100,6 +100,8 @@ def normalize_quantize_(
     step: int = 0,
     slot: int = 0,
     ids: Sequence[int] | None = None,
+    flags: Sequence[int] | None = None,
+    skip_nonfinite: bool = False,
 ) -> Tensor:  # float64 [T+1, 16]
     """Normalizes and rounds gradients in place, measuring the shrinkage, in one sweep.
 
@@ -111,13 +113,20 @@ def normalize_quantize_(
     follow from the returned table: see :mod:`fastgrad.shrinkage`.
 
     With ``stats="lagged"`` a per-tensor scale is made of the previous table's absmax (delayed scaling).
+
+    flags: per tensor, NORMALIZE (1) | QUANTIZE (2), default both. A tensor without NORMALIZE counts in no statistics
+    of the whole list. skip_nonfinite: a NaN or infinity in any tensor leaves all of them as they are, bit for bit;
+    the ``nonfinite`` column of the table tells.
     """
     tensors = list(tensors)
     checks.normalizer(method, alpha if isinstance(alpha, str) else "one")
+    checks.one_of("format", format, FORMATS)
     scale = default_scale(format) if scale is None else scale
     checks.quantizer(format, rounding, scale, block)
     checks.float_tensors("tensors", tensors)
     checks.noise_ids(ids, len(tensors))
+    if flags is not None and len(flags) != len(tensors):
+        raise ValueError(f"flags: expected {len(tensors)} numbers, one per tensor, got {len(flags)}")
     checks.in_range("step", step, 0, STEP_RANGE)
     checks.in_range("slot", slot, 0, SLOT_RANGE)
     lagged = lagged_moments(stats, previous, len(tensors))
@@ -127,8 +136,8 @@ def normalize_quantize_(
         return reference_sweep([], flags=[])
     alpha, state = resolve_alpha(tensors, method, alpha, state, lagged)
     return torch.ops.fastgrad.normalize_quantize_(
-        tensors, method, eps, max_norm, alpha, state, lagged, stats == "two_reads",
-        format, rounding, scale, block, pow2, signed64(seed), step, slot, ids,
+        tensors, flags, method, eps, max_norm, alpha, state, lagged, stats == "two_reads",
+        format, rounding, scale, block, pow2, signed64(seed), step, slot, "gradient", ids, skip_nonfinite,
     )  # fmt: skip
 
 
@@ -158,7 +167,9 @@ def resolve_alpha(
 
 def _implementation(
     sweep: Sweep,
+    in_place: bool,
     tensors: list[Tensor],
+    flags: list[int] | None,
     method: str,
     eps: float,
     max_norm: float,
@@ -172,14 +183,17 @@ def _implementation(
     block: int,
     pow2: bool,
     seed: int,
-    step: int,
+    step: int | Tensor,
     slot: int,
+    purpose: str,
     ids: list[int] | None,
-) -> Tensor:
+    skip_nonfinite: bool,
+) -> Tensor | tuple[list[Tensor], Tensor]:
     dense = readable(tensors, by_rows=method == "centralize")
+    outs = dense if in_place else [torch.empty_like(t) for t in dense]
     table = sweep(
         dense,
-        flags=[NORMALIZE | QUANTIZE] * len(tensors),
+        flags=[NORMALIZE | QUANTIZE] * len(tensors) if flags is None else flags,
         rows=[checks.dim0_rows(t) for t in tensors],
         method=method,
         eps=eps,
@@ -194,25 +208,44 @@ def _implementation(
         block=block,
         pow2=pow2,
         seed=seed,
-        step=step,
+        step=int(step),
         slot=slot,
+        purpose=purpose,
         ids=ids,
-        outs=dense,
+        skip_nonfinite=skip_nonfinite,
+        outs=outs,
     )
-    written(tensors, dense)
     changed([state])
+    if not in_place:
+        return outs, table
+    written(tensors, dense)
     return table
 
 
-def _fake(tensors: list[Tensor], *arguments: object) -> Tensor:
+def _fake_in_place(tensors: list[Tensor], *arguments: object) -> Tensor:
     return torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
 
 
+def _fake(tensors: list[Tensor], flags: list[int] | None, method: str, *arguments: object) -> tuple:
+    outs = [torch.empty_like(t) for t in readable(tensors, by_rows=method == "centralize")]
+    return outs, torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
+
+
+_ARGUMENTS = (
+    "int[]? flags, str method, float eps, float max_norm, str alpha, Tensor({}!) state, Tensor? lagged, bool two_reads, "
+    "str format, str rounding, str scale, int block, bool pow2, SymInt seed, {} step, SymInt slot, str purpose, "
+    "int[]? ids, bool skip_nonfinite"
+)
 library.define(
-    "normalize_quantize_(Tensor(a!)[] tensors, str method, float eps, float max_norm, str alpha, Tensor(b!) state, "
-    "Tensor? lagged, bool two_reads, str format, str rounding, str scale, int block, bool pow2, SymInt seed, "
-    "SymInt step, SymInt slot, int[]? ids) -> Tensor",
-    reference=partial(_implementation, reference_sweep),
-    cpu=partial(_implementation, native_sweep),
+    "normalize_quantize_(Tensor(a!)[] tensors, " + _ARGUMENTS.format("b", "SymInt") + ") -> Tensor",
+    reference=partial(_implementation, reference_sweep, True),
+    cpu=partial(_implementation, native_sweep, True),
+    fake=_fake_in_place,
+)
+# Out of place, for backward passes; the step is a tensor, so that a compiled graph does not replay its noise.
+library.define(
+    "normalize_quantize(Tensor[] tensors, " + _ARGUMENTS.format("a", "Tensor") + ") -> (Tensor[] outs, Tensor table)",
+    reference=partial(_implementation, reference_sweep, False),
+    cpu=partial(_implementation, native_sweep, False),
     fake=_fake,
 )

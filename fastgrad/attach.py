@@ -1,0 +1,129 @@
+"""attach: treat the gradients of an optimizer of somebody else's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fastgrad.ops.normalize_quantize import resolve_alpha, normalize_quantize_
+from fastgrad.ops.sweeps import NORMALIZE
+from fastgrad.optim.treatment import (
+    Observer,
+    ObserverHandle,
+    Observers,
+    Progress,
+    Treatment,
+    nonfinite_message,
+    parameter_names,
+    refuse_sparse,
+)
+
+
+def attach(optimizer: Optimizer, **options: object) -> Attached:
+    """Normalizes and rounds the gradients of any torch optimizer, in place, before each of its steps.
+
+        handle = fastgrad.attach(torch.optim.AdamW(model.parameters()), normalize="znorm", grad_format="bf16")
+
+    Options are those of :class:`fastgrad.optim.SGD`: normalize, alpha, eps, max_norm, grad_format, rounding, scale,
+    block, pow2, stats, eligible, seed, nonfinite (``propagate`` or ``error``; a hook cannot skip a step). ``p.grad``
+    holds the treated gradient afterwards. Works through the step pre-hook; a closure is evaluated by the optimizer
+    after the hook, so optimizers that re-evaluate (LBFGS) are refused. With a GradScaler call ``scaler.unscale_``
+    first where the optimizer would unscale inside its own fused step.
+
+    The handle has ``detach()``, ``table``, ``add_observer`` (for :class:`fastgrad.Monitor`) and a state_dict of its own.
+    """
+    return Attached(optimizer, Treatment(**options))
+
+
+class Attached:
+    """What :func:`attach` returns."""
+
+    def __init__(self, optimizer: Optimizer, treatment: Treatment) -> None:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise TypeError("optimizer: LBFGS evaluates gradients inside its step, where a hook cannot treat them")
+        if treatment.nonfinite == "skip":
+            raise ValueError("nonfinite: a hook cannot skip the optimizer's step; expected 'propagate' or 'error'")
+        if treatment.compensate is not None:
+            raise ValueError("compensate: the step belongs to the attached optimizer; use fastgrad.optim.SGD")
+        self.optimizer = optimizer
+        self.treatment = treatment
+        self._progress = Progress()
+        self._observers = Observers()
+        self._hook = optimizer.register_step_pre_hook(self._treat)
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return self.optimizer.param_groups
+
+    @property
+    def table(self) -> Tensor | None:
+        """Measurements of the last step, float64 [T+1, 16]."""
+        return self._progress.table
+
+    def add_observer(self, function: Observer) -> ObserverHandle:
+        """Calls ``function(step, table, parameters)`` before every step of the optimizer."""
+        return self._observers.add(function)
+
+    def detach(self) -> None:
+        """Leaves the optimizer as it was."""
+        self._hook.remove()
+
+    def state_dict(self) -> dict:
+        return self._progress.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self._progress.load_state_dict(state)
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _treat(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if args or kwargs.get("closure") is not None:
+            raise TypeError("attach: step(closure) makes its gradients after the hook; call backward, then step()")
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise RuntimeError("attach: the gradients are still scaled; call scaler.unscale_(optimizer) before scaler.step")
+        parameters, flags, ids, number = [], [], [], 0
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    refuse_sparse(p.grad, f"parameter {number}")
+                    parameters.append(p)
+                    flags.append(self.treatment.flags(p, group))
+                    ids.append(number)
+                number += 1
+        if not parameters:
+            return
+        treatment, progress = self.treatment, self._progress
+        grads = [p.grad for p in parameters]
+        lagged = progress.lagged_for(ids, treatment.stats)
+        normalized = [g for g, f in zip(grads, flags, strict=True) if f & NORMALIZE]
+        alpha, state = resolve_alpha(normalized, treatment.method, treatment.alpha, progress.alpha_state, lagged)
+        table = normalize_quantize_(
+            grads,
+            treatment.method,
+            treatment.format,
+            eps=treatment.eps,
+            max_norm=treatment.max_norm,
+            alpha=alpha,
+            state=state,
+            stats=treatment.stats,
+            previous=lagged,
+            rounding=treatment.rounding,
+            scale=treatment.scale_kind,
+            block=treatment.block,
+            pow2=treatment.pow2,
+            seed=treatment.seed,
+            step=progress.step,
+            ids=ids,
+            flags=flags,
+            skip_nonfinite=treatment.nonfinite == "error",
+        )
+        if treatment.nonfinite == "error" and float(table[-1, 5]) > 0:
+            names = parameter_names(optimizer.param_groups)
+            raise FloatingPointError(nonfinite_message(table, [names[i] for i in ids]))
+        step = progress.step
+        progress.advance(table, ids, False)
+        self._observers.notify(step, table, parameters)
+
+    def __repr__(self) -> str:
+        return f"Attached({type(self.optimizer).__name__}, gradients: {self.treatment.describe()})"

@@ -1,0 +1,129 @@
+"""normalize_grad, quantize_grad and fake_quantize: the differentiable ops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgrad.ops import checks
+from fastgrad.ops.normalize_quantize import default_scale, signed64
+from fastgrad.ops.sweeps import ALPHAS, FORMATS, METHODS
+from fastgrad.reference.philox import DEFAULT_SEED
+
+
+class _TreatGradient(torch.autograd.Function):
+    """Identity; the gradient is normalized and rounded on its way back."""
+
+    @staticmethod
+    def forward(ctx, x, step, state, arguments):
+        ctx.arguments, ctx.step, ctx.state = arguments, step, state
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _treat(gradient, ctx.step, ctx.state, "gradient", *ctx.arguments), None, None, None
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Rounded forward; straight through backward."""
+
+    @staticmethod
+    def forward(ctx, x, step, state, arguments):
+        return _treat(x, step, state, "activation", *arguments)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None, None, None
+
+
+def _treat(x, step, state, purpose, method, alpha, eps, max_norm, format, rounding, scale, block, pow2, seed):
+    outs, _ = torch.ops.fastgrad.normalize_quantize(
+        [x], None, method, eps, max_norm, alpha, state, None, False,
+        format, rounding, scale, block, pow2, seed, step, 0, purpose, None, False,
+    )  # fmt: skip
+    return outs[0]
+
+
+def _step_tensor(step: int | Tensor) -> Tensor:
+    """A copy, so that the backward of this call uses the step of this call."""
+    return step.clone() if isinstance(step, Tensor) else torch.tensor(step, dtype=torch.int64)
+
+
+def normalize_grad(
+    x: Tensor,  # [...], float32, bfloat16 or float16
+    method: str,
+    *,
+    alpha: str = "ratio_first",
+    eps: float = 1e-8,
+    max_norm: float = 1.0,
+    state: Tensor | None = None,  # float64 [2], written by the backward
+) -> Tensor:  # x
+    """Identity whose backward normalizes the gradient: ``dL/dx = a * (dL/dy - c)``.
+
+    The map is that of :func:`fastgrad.normalize_` on the one gradient tensor (``dim 0`` rows for centralize; clip
+    and autoscale see this tensor alone). Put it between blocks to treat the gradients that flow there.
+    """
+    checks.one_of("method", method, METHODS)
+    checks.one_of("alpha", alpha, ALPHAS)
+    checks.float_tensors("x", [x])
+    state = torch.zeros(2, dtype=torch.float64) if state is None else state
+    arguments = (method, alpha, eps, max_norm, "fp32", "nearest", "none", 0, False, 0)
+    return _TreatGradient.apply(x, torch.zeros((), dtype=torch.int64), state, arguments)
+
+
+def quantize_grad(
+    x: Tensor,  # [...], float32, bfloat16 or float16
+    format: str,
+    *,
+    step: int | Tensor,
+    normalize: str = "none",
+    alpha: str = "ratio_first",
+    eps: float = 1e-8,
+    max_norm: float = 1.0,
+    state: Tensor | None = None,  # float64 [2], written by the backward
+    rounding: str = "stochastic",
+    scale: str | None = None,
+    block: int = 128,
+    pow2: bool = False,
+    seed: int = DEFAULT_SEED,
+) -> Tensor:  # x
+    """Identity whose backward rounds the gradient to a format (after normalizing it, if asked to).
+
+        dL/dx = dequantize(quantize(a * (dL/dy - c)))          E[dL/dx] = dL/dy  for stochastic rounding, no method
+
+    ``step`` names the noise and must differ from call to call with one seed (an int, or an int64 tensor, which
+    compiled graphs need); :class:`fastgrad.nn.TreatGradient` counts by itself. Arguments as in
+    :func:`fastgrad.normalize_quantize_`.
+    """
+    return _TreatGradient.apply(*_quantize_arguments(x, format, step, normalize, alpha, eps, max_norm, state,
+                                                     rounding, scale, block, pow2, seed))  # fmt: skip
+
+
+def fake_quantize(
+    x: Tensor,  # [...], float32, bfloat16 or float16
+    format: str,
+    *,
+    step: int | Tensor,
+    rounding: str = "stochastic",
+    scale: str | None = None,
+    block: int = 128,
+    pow2: bool = False,
+    seed: int = DEFAULT_SEED,
+) -> Tensor:  # [...], the values of the format, in x's dtype
+    """Rounds to a format forward, straight through backward (Bengio et al. 2013): ``y = q(x), dL/dx = dL/dy``.
+
+    Noise has the purpose *activation*. Arguments as in :func:`quantize_grad`.
+    """
+    return _FakeQuantize.apply(*_quantize_arguments(x, format, step, "none", "one", 0.0, 1.0, None, rounding, scale,
+                                                    block, pow2, seed))  # fmt: skip
+
+
+def _quantize_arguments(x, format, step, method, alpha, eps, max_norm, state, rounding, scale, block, pow2, seed):
+    checks.one_of("format", format, FORMATS)
+    scale = default_scale(format) if scale is None else scale
+    checks.quantizer(format, rounding, scale, block)
+    checks.normalizer(method, alpha)
+    checks.float_tensors("x", [x])
+    state = torch.zeros(2, dtype=torch.float64) if state is None else state
+    arguments = (method, alpha, eps, max_norm, format, rounding, scale, block, pow2, signed64(seed))
+    return x, _step_tensor(step), state, arguments

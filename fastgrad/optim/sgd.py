@@ -1,0 +1,272 @@
+"""SGD on normalized, stochastically rounded gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from fastgrad import shrinkage
+from fastgrad.ops import checks
+from fastgrad.ops.normalize_quantize import Alpha, resolve_alpha, signed64
+from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE
+from fastgrad.optim.treatment import (
+    LARGEST_COMPENSATION,
+    Eligible,
+    Observer,
+    ObserverHandle,
+    Observers,
+    Progress,
+    Treatment,
+    nonfinite_message,
+    parameter_names,
+    refuse_sparse,
+)
+from fastgrad.reference.philox import DEFAULT_SEED, PARAMETER_RANGE
+
+_HYPER = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "decoupled_weight_decay", "maximize")
+
+
+class SGD(Optimizer):
+    """A drop-in for ``torch.optim.SGD`` that treats gradients inside the step, in one native call.
+
+        g = quantize(a * (grad - c));  d = g + weight_decay * p;  m = momentum * m + (1 - dampening) * d
+        p = p - lr * k * (d + momentum * m  if nesterov else  m)
+
+    With neither ``normalize`` nor ``grad_format`` it computes what torch's SGD computes, and their state_dicts load
+    into each other.
+
+    Gradient treatment (all optional):
+
+    normalize: centre, znorm, clip, autoscale or centralize (:func:`fastgrad.normalize_`); ``alpha``, ``eps``,
+        ``max_norm`` as there. Applied before weight decay and momentum.
+    grad_format: bf16, fp16, fp8_e4m3, fp8_e5m2, fp4_e2m1, int8, int4 (:func:`fastgrad.quantize`); ``rounding``,
+        ``scale``, ``block``, ``pow2`` as there.
+    stats: ``auto`` (this step's statistics, from cache where they fit), ``cached``, ``two_reads``, or ``lagged``
+        (last step's coefficients and scales while this step's are measured: one pass).
+    nonfinite: what a NaN or infinity in any gradient does: ``propagate`` (as torch), ``skip`` (weights and state are
+        left untouched bit for bit and ``skipped`` counts it), ``error`` (FloatingPointError naming the parameter;
+        nothing is updated).
+    compensate: ``"q"`` multiplies the step of each parameter by k = 1/q_k, q_k its shrinkage measured in the previous
+        step, within [1/4, 4] (arXiv 2508.07142: a larger nominal step recovers what shrinkage takes).
+    eligible: function (parameter, group) -> (normalize?, quantize?). Default: normalize what has two or more
+        dimensions (for clip: everything), quantize everything. A group opts out with ``normalize=False`` or
+        ``quantize=False``.
+    weight_rounding: how bfloat16 and float16 weights are stored: nearest or stochastic.
+    seed: of all noise. A parameter's noise is keyed by its place in the groups, whether others have gradients or not.
+
+    After a step ``table`` holds its measurements (float64 [T+1, 16], docs/numerics.md section 10), one row per
+    parameter that had a gradient; :class:`fastgrad.Monitor` records them.
+
+    Works with closures, schedulers, parameter groups, and torch.amp.GradScaler (loss scales are undone inside the
+    step). Same inputs, seed and step give the same bits on any number of threads.
+    """
+
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        normalize: str | None = None,
+        alpha: Alpha = "ratio_first",
+        eps: float = 1e-8,
+        max_norm: float = 1.0,
+        grad_format: str | None = None,
+        rounding: str = "stochastic",
+        scale: str | None = None,
+        block: int = 128,
+        pow2: bool = False,
+        stats: str = "auto",
+        nonfinite: str = "propagate",
+        compensate: str | None = None,
+        eligible: Eligible | None = None,
+        weight_rounding: str = "nearest",
+        seed: int = DEFAULT_SEED,
+    ) -> None:
+        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
+            if not float(value) >= 0.0:
+                raise ValueError(f"{name}: expected a number >= 0, got {value}")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("nesterov: needs a momentum > 0 and no dampening")
+        checks.one_of("weight_rounding", weight_rounding, ("nearest", "stochastic"))
+        self.treatment = Treatment(
+            normalize=normalize,
+            alpha=alpha,
+            eps=eps,
+            max_norm=max_norm,
+            grad_format=grad_format,
+            rounding=rounding,
+            scale=scale,
+            block=block,
+            pow2=pow2,
+            stats=stats,
+            nonfinite=nonfinite,
+            compensate=compensate,
+            eligible=eligible,
+            seed=seed,
+        )
+        self.weight_rounding = weight_rounding
+        self._progress = Progress()
+        self._observers = Observers()
+        super().__init__(
+            params,
+            dict(
+                lr=lr,
+                momentum=momentum,
+                dampening=dampening,
+                weight_decay=weight_decay,
+                nesterov=nesterov,
+                maximize=maximize,
+                decoupled_weight_decay=decoupled_weight_decay,
+                normalize=True,
+                quantize=True,
+            ),
+        )
+
+    @property
+    def table(self) -> Tensor | None:
+        """Measurements of the last step that was taken, float64 [T+1, 16]."""
+        return self._progress.table
+
+    @property
+    def skipped(self) -> int:
+        """Steps not taken because of a non-finite gradient."""
+        return self._progress.skipped
+
+    def add_observer(self, function: Observer) -> ObserverHandle:
+        """Calls ``function(step, table, parameters)`` after every step; row i of table is of parameters[i]."""
+        return self._observers.add(function)
+
+    def add_param_group(self, param_group: dict) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for i, p in enumerate(group["params"]):
+            if p.dtype not in DTYPES:
+                del self.param_groups[-1]
+                raise TypeError(
+                    f"params: parameter {i} of the group is {p.dtype}; expected float32, bfloat16 or float16"
+                )
+        if sum(len(g["params"]) for g in self.param_groups) > PARAMETER_RANGE:
+            raise ValueError(f"params: expected at most {PARAMETER_RANGE} parameters")
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step. ``closure`` re-evaluates the model and returns the loss, which is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and float(found_inf):
+            self._progress.skipped += 1
+            return loss
+        params, grads, groups, flags, ids = self._gather()
+        if not params:
+            return loss
+        momenta = self._momenta(params, groups, flags)
+        progress, treatment = self._progress, self.treatment
+        lagged = progress.lagged_for(ids, treatment.stats)
+        normalized = [g for g, f in zip(grads, flags, strict=True) if f & NORMALIZE]
+        alpha, state = resolve_alpha(normalized, treatment.method, treatment.alpha, progress.alpha_state, lagged)
+        grad_scale = getattr(self, "grad_scale", None)
+        skip = treatment.nonfinite != "propagate"
+        table = torch.ops.fastgrad.sgd_step_(
+            params, grads, momenta, self._hyper(), groups, flags, treatment.method, treatment.eps, treatment.max_norm,
+            alpha, state, lagged, treatment.stats == "two_reads", treatment.format, treatment.rounding,
+            treatment.scale_kind, treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, 0, ids,
+            self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),
+            bool(self._observers) or treatment.stats == "lagged", skip, self.weight_rounding,
+        )  # fmt: skip
+        step, stopped = progress.step, skip and float(table[-1, 5]) > 0
+        if stopped and treatment.nonfinite == "error":
+            names = parameter_names(self.param_groups)
+            raise FloatingPointError(nonfinite_message(table, [names[i] for i in ids]))
+        progress.advance(table, ids, stopped)
+        for i, f in enumerate(flags):
+            if f & FIRST and not stopped:
+                self.state[params[i]]["momentum_buffer"] = momenta[i]
+        self._observers.notify(step, table, params)
+        return loss
+
+    def _gather(self) -> tuple[list[Parameter], list[Tensor], list[int], list[int], list[int]]:
+        """Parameters that have a gradient, with their group, flags and stable number."""
+        params, grads, groups, flags, ids = [], [], [], [], []
+        number = 0
+        for g, group in enumerate(self.param_groups):
+            for p in group["params"]:
+                gradient = p.grad
+                if gradient is not None:
+                    if gradient.layout is not torch.strided:
+                        refuse_sparse(gradient, parameter_names(self.param_groups)[number])
+                    params.append(p)
+                    grads.append(gradient)
+                    groups.append(g)
+                    flags.append(self.treatment.flags(p, group))
+                    ids.append(number)
+                number += 1
+        return params, grads, groups, flags, ids
+
+    def _momenta(self, params: list[Parameter], groups: list[int], flags: list[int]) -> list[Tensor]:
+        """The momentum buffers; new ones (flagged FIRST) become state only when the step was taken."""
+        if not any(group["momentum"] for group in self.param_groups):
+            return []
+        momenta = []
+        for i, p in enumerate(params):
+            buffer = self.state[p].get("momentum_buffer") if p in self.state else None
+            if buffer is None:
+                # Of a group without momentum the buffer is a stand-in that is neither read nor kept.
+                buffer = torch.empty_like(p)
+                if self.param_groups[groups[i]]["momentum"]:
+                    flags[i] |= FIRST
+            momenta.append(buffer)
+        return momenta
+
+    def _hyper(self) -> Tensor:
+        return torch.tensor(
+            [[*(float(group[name]) for name in _HYPER), 0.0] for group in self.param_groups], dtype=torch.float64
+        )
+
+    def _factors(self, ids: list[int]) -> Tensor | None:
+        """k of every parameter from the shrinkage of the previous step; 1 where there is none."""
+        if self.treatment.compensate is None or self.table is None:
+            return None
+        q = shrinkage.projection(self.table[:-1])
+        k = (1.0 / q).clamp(1.0 / LARGEST_COMPENSATION, LARGEST_COMPENSATION)
+        known = dict(zip(self._progress.ids, torch.where(q > 0, k, LARGEST_COMPENSATION).tolist(), strict=True))
+        return torch.tensor([known.get(i, 1.0) for i in ids], dtype=torch.float64)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of a torch.optim.SGD
+            for name in ("normalize", "quantize"):
+                group.setdefault(name, True)
+            group.setdefault("decoupled_weight_decay", False)
+            group.setdefault("maximize", False)
+            group.setdefault("nesterov", False)
+
+    def state_dict(self) -> dict:
+        """torch's, with ``fastgrad``: the noise step, alpha's state and the last table."""
+        state = super().state_dict()
+        state["fastgrad"] = self._progress.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Loads its own state_dict, or one of ``torch.optim.SGD``."""
+        super().load_state_dict(state_dict)
+        if "fastgrad" in state_dict:
+            self._progress.load_state_dict(state_dict["fastgrad"])
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}\n    gradients: {self.treatment.describe()}\n)"
