@@ -1,6 +1,6 @@
 """sgd_step_ on every native backend: whole runs of ten steps keep the reference's bits.
 
-The gradients depend on the parameters, factors and lagged statistics on the tables before: one wrong bit spreads.
+Gradients depend on parameters, factors and lagged statistics on the tables before: one wrong bit spreads.
 """
 
 from __future__ import annotations

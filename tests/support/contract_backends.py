@@ -20,7 +20,8 @@ from fastgrad.ops.sweeps import reference_sweep
 from fastgrad.reference import sweep as reference_module
 
 THREADS = (1, 2, 3)
-OPS = ("gradient_moments", "normalize_quantize_", "quantize", "dequantize", "sgd_step_")
+OPS = ("gradient_moments", "normalize_quantize_", "normalize_quantize", "quantize", "dequantize", "sgd_step_")
+_PAGES = {"dequantize": "quantize"}  # the others stand on a page of their own name
 
 # How many comparisons with the reference every backend has come through; printed at the end of the run.
 compared: Counter[str] = Counter()
@@ -74,14 +75,12 @@ def _without_reference() -> Iterator[None]:
 
 
 def _reference_kernel(op: str) -> Callable:
-    page = importlib.import_module(
-        {"normalize_quantize_": "fastgrad.ops.normalize_quantize", "sgd_step_": "fastgrad.ops.sgd_step"}.get(
-            op, "fastgrad.ops.quantize" if op == "dequantize" else f"fastgrad.ops.{op}"
-        )
-    )
-    return (
-        page._dequantize_reference if op == "dequantize" else partial(page._implementation, reference_sweep)
-    )
+    """What the op page registers at CompositeExplicitAutograd."""
+    page = importlib.import_module(f"fastgrad.ops.{_PAGES.get(op, op.rstrip('_'))}")
+    if op == "dequantize":
+        return page._dequantize_reference
+    in_place = {"normalize_quantize_": (True,), "normalize_quantize": (False,)}.get(op, ())
+    return partial(page._implementation, reference_sweep, *in_place)
 
 
 @contextlib.contextmanager
