@@ -73,7 +73,7 @@ def test_eager_bits_inductor(function):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_steps_do_not_recompile(function):
-    """The first step compiles for its number, the second for any; from then on compiling again is an error."""
+    """The first step compiles for its number, the second for any; after that to compile is an error."""
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     for step in range(2):
         compiled(inputs(), step)

@@ -40,7 +40,7 @@ NOT_FUNCTIONAL = {
     "normalize_quantize": pytest.mark.xfail(
         strict=True,
         raises=torch.testing._internal.optests.generate_tests.OpCheckError,
-        reason="an op that writes an argument and returns a list of tensors cannot be functionalized by torch",
+        reason="torch cannot functionalize an op that writes an argument and returns a list",
     )
 }
 

@@ -12,7 +12,7 @@ from fastgrad import shrinkage
 from fastgrad.reference.formats import FORMATS
 
 HALF_ULP = 2.0**-24
-# The longest chain of float32 additions in a tile sum is 8 rows and 7 halvings; a product adds one rounding each.
+# The longest chain of float32 additions in a tile sum: 8 rows and 7 halvings; products are rounded too.
 TILE_ROUNDINGS = 15 + 2
 # Kinds with every element finite and, in float32, no product outside the range of float32.
 FINITE = ("normal", "tiny", "huge", "zeros", "offset", "constant")
@@ -34,7 +34,7 @@ def two_pass_float32(x: Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("kind", FINITE)
 @pytest.mark.parametrize("n", (1, 17, 129, 1025, 200_000))
 def test_moments(kind, dtype, n, backend):
-    """n, min, max exactly; mean and M2 to a few roundings of float32, and not worse than the plain formula."""
+    """n, min, max exactly; mean and M2 to a few roundings of float32, or no worse than the plain formula."""
     x = tensor(kind, n, dtype)
     if not bool(torch.isfinite(x).all()):
         pytest.skip("does not fit float16")
@@ -44,7 +44,7 @@ def test_moments(kind, dtype, n, backend):
     assert (count, low, high, bad) == (n, x64.min().item(), x64.max().item(), 0)
     naive_mean, naive_m2 = two_pass_float32(x)
     spread = (m2_64 / n) ** 0.5
-    # d = x - mean32 is rounded once: relative to |d| where x is near the mean, so to the spread, not to |mean|
+    # d = x - mean32 is rounded relative to |d|: the error follows the spread, not |mean|
     assert abs(mean - mean64) <= max(abs(naive_mean - mean64), 20 * HALF_ULP * spread + 1e-15 * abs(mean64))
     assert abs(m2 - m2_64) <= max(
         abs(naive_m2 - m2_64), 40 * HALF_ULP * m2_64 + 1e-12 * n * abs(mean64) ** 2 * 2**-24
