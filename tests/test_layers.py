@@ -1,4 +1,4 @@
-"""Arrows go one way: medclm -> fastgrad.* -> fastgrad.ops -> fastgrad.library, fastgrad.reference -> native."""
+"""Arrows go one way: medclm -> fastgrad.* -> fastgrad.ops -> fastgrad.library, reference -> native."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path, module: str | None = None, outer_only: bool = False) -> set[str]:
-    """Dotted names a file imports, relative ones resolved; `from a import b` gives a.b, which may be a module."""
+    """Dotted names a file imports, relative ones resolved; `from a import b` gives a.b."""
     module = module or name_of(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = set()

@@ -191,7 +191,7 @@ def test_nan_in_one_block_leaves_the_others(format):
 
 
 def test_eight_bit_casts_of_infinity_are_ours():
-    """torch casts 450 and infinity to e4m3's 448, but 1e9 to e5m2's infinity; ours saturate what is finite."""
+    """torch casts 450 and infinity to e4m3's 448, but 1e9 to e5m2's infinity; ours saturate it."""
     x = torch.tensor([450.0, 1e9, torch.inf, -torch.inf])
     assert ours(x, "fp8_e4m3", scale="none").tolist() == [448.0, 448.0, 448.0, -448.0]
     assert ours(x, "fp8_e5m2", scale="none", rounding="nearest").tolist() == [

@@ -70,8 +70,8 @@ def instructions() -> dict[str, list[str]]:
 def test_code_of_one_set_stays_there(instructions):
     """AVX-512 instructions only in avx512, VEX ones there and in avx2; the rest is for any x86-64.
 
-    A standard-library function compiled with -mavx512f and merged by the linker into all of the module would show
-    here, and so would code that runs when the module is loaded.
+    A standard-library function compiled with -mavx512f and merged by the linker into all of the module would
+    show here, and so would code that runs when the module is loaded.
     """
     wide = {f for f, texts in instructions.items() if any(WIDE.search(text) for text in texts)}
     vex = {f for f, texts in instructions.items() if any(re.match(r"v[a-z]", text) for text in texts)}
