@@ -12,6 +12,7 @@
 #include "cpu/job.h"
 #include "cpu/parallel.h"
 #include "cpu/sweep.h"
+#include "numerics/philox.h"
 #include "numerics/sgd.h"
 #include "numerics/stream.h"
 
@@ -73,11 +74,11 @@ T option(const py::dict& options, const char* name, T otherwise) {
 void set_sgd(TensorJob& job, const double* hyper) {
   const double lr = hyper[0], mu = hyper[1], dampening = hyper[2], weight_decay = hyper[3];
   const bool nesterov = hyper[4] != 0, decoupled = hyper[5] != 0, maximize = hyper[6] != 0;
-  job.lr = static_cast<float>(lr * job.factor);
-  job.mu = static_cast<float>(mu);
-  job.one_minus_dampening = static_cast<float>(1.0 - dampening);
-  job.weight_decay = static_cast<float>(weight_decay);
-  job.decay = static_cast<float>(1.0 - lr * weight_decay);
+  job.lr = lr * job.factor;
+  job.mu = mu;
+  job.one_minus_dampening = 1.0 - dampening;
+  job.weight_decay = weight_decay;
+  job.decay = 1.0 - lr * weight_decay;
   job.sgd_flags = (maximize ? kMaximize : 0) | (mu != 0 ? kMomentum : 0) | (nesterov ? kNesterov : 0) |
                   ((job.flags & kFirst) != 0 ? kFirstStep : 0);
   if (weight_decay != 0) job.sgd_flags |= decoupled ? kDecoupledDecay : kCoupledDecay;
@@ -159,6 +160,21 @@ void noise(uint64_t seed, uint64_t stream, int64_t tile, uintptr_t target, const
   kernels_named(instruction_set).noise(seed, stream, tile, reinterpret_cast<uint16_t*>(target));
 }
 
+// Rounds values with given noises, for the exhaustive tests of the formulas.
+void round_values(uintptr_t y, uintptr_t noises, int64_t n, float inverse_scale, float scale, int format, int rounding,
+                  uintptr_t codes, uintptr_t values, const std::string& instruction_set) {
+  kernels_named(instruction_set)
+      .round(reinterpret_cast<const float*>(y), reinterpret_cast<const int32_t*>(noises), n, inverse_scale, scale, format,
+             rounding, reinterpret_cast<int32_t*>(codes), reinterpret_cast<float*>(values));
+}
+
+// Philox by itself, for its known answers.
+template <int ROUNDS>
+py::tuple philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t seed) {
+  const auto w = philox4x32<uint32_t>({c0, c1, c2, c3}, PhiloxKeySchedule<ROUNDS>(seed));
+  return py::make_tuple(w.w0, w.w1, w.w2, w.w3);
+}
+
 }  // namespace
 }  // namespace fastgrad
 
@@ -171,4 +187,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("sweep", &fastgrad::sweep, py::arg("columns"), py::arg("options"), py::arg("table"));
   m.def("dequantize", &fastgrad::dequantize);
   m.def("noise", &fastgrad::noise);
+  m.def("round_values", &fastgrad::round_values);
+  m.def("philox7", &fastgrad::philox<7>);
+  m.def("philox10", &fastgrad::philox<10>);
 }

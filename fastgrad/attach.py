@@ -78,7 +78,8 @@ class Attached:
     @torch.compiler.disable
     @torch.no_grad()
     def _treat(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        if args or kwargs.get("closure") is not None:
+        # args[0] is the optimizer itself.
+        if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:
             raise TypeError("attach: step(closure) makes its gradients after the hook; call backward, then step()")
         if getattr(optimizer, "grad_scale", None) is not None:
             raise RuntimeError("attach: the gradients are still scaled; call scaler.unscale_(optimizer) before scaler.step")

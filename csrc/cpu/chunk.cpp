@@ -84,16 +84,33 @@ void normalize_tile(const TensorJob& job, const float* __restrict x, int64_t off
   for (int i = count; i % kColumns != 0; ++i) y[i] = 0.0f;
 }
 
+// `narrow`: the momentum is stored in fewer bits than float32, and must be used as stored.
+struct NarrowMomentum {
+  void* target = nullptr;
+  Type type = Type::fp32;
+  int64_t offset = 0;
+};
+
 template <int FLAGS>
-void sgd_elements(const float* __restrict q, int count, float* __restrict p, float* __restrict m, const SgdStep& step) {
+void sgd_elements(const float* __restrict q, int count, float* __restrict p, float* __restrict m, const SgdStep& step,
+                  const NarrowMomentum& narrow) {
   const SgdStep s = step;
+  if ((FLAGS & kMomentum) && narrow.target != nullptr) {
+    for (int i = 0; i < count; ++i) m[i] = sgd_momentum<FLAGS>(sgd_direction<FLAGS>(q[i], p[i], s), m[i], s);
+    store_tile(m, count, narrow.target, narrow.type, narrow.offset, Rounding::nearest, nullptr);
+    widen(narrow.target, narrow.type, narrow.offset, count, m);
+    for (int i = 0; i < count; ++i) p[i] = sgd_parameter<FLAGS>(sgd_direction<FLAGS>(q[i], p[i], s), m[i], p[i], s);
+    return;
+  }
   for (int i = 0; i < count; ++i) {
-    float unused = 0;
-    sgd_element<FLAGS>(q[i], p[i], FLAGS & kMomentum ? m[i] : unused, s);
+    const double d = sgd_direction<FLAGS>(q[i], p[i], s);
+    float momentum = 0;
+    if (FLAGS & kMomentum) m[i] = momentum = sgd_momentum<FLAGS>(d, m[i], s);
+    p[i] = sgd_parameter<FLAGS>(d, momentum, p[i], s);
   }
 }
 
-using SgdElements = void (*)(const float*, int, float*, float*, const SgdStep&);
+using SgdElements = void (*)(const float*, int, float*, float*, const SgdStep&, const NarrowMomentum&);
 
 // A constant: code that ran when the module is loaded would run on machines without this instruction set.
 struct SgdVariants {
@@ -111,6 +128,7 @@ constexpr SgdVariants sgd_variants;
 
 void update_tile(const TensorJob& job, const Sweep& sweep, const float* q, int64_t tile, int64_t offset, int count) {
   const SgdStep step = {job.lr, job.mu, job.one_minus_dampening, job.weight_decay, job.decay, job.sgd_flags};
+  NarrowMomentum narrow;
   const bool with_momentum = (job.sgd_flags & kMomentum) != 0;
   alignas(64) float p_buffer[kTile], m_buffer[kTile];
   float *p = p_buffer, *m = m_buffer;
@@ -123,15 +141,13 @@ void update_tile(const TensorJob& job, const Sweep& sweep, const float* q, int64
     m = static_cast<float*>(job.momentum) + offset;
   } else if (with_momentum) {
     widen(job.momentum, job.momentum_type, offset, count, m);
+    narrow = {job.momentum, job.momentum_type, offset};
   }
-  sgd_variants.table[job.sgd_flags](q, count, p, m, step);
-  if (with_momentum && m == m_buffer) {
-    store_tile(m, count, job.momentum, job.momentum_type, offset, Rounding::nearest, nullptr);
-  }
+  sgd_variants.table[job.sgd_flags](q, count, p, m, step, narrow);
   if (p == p_buffer) {
     alignas(64) uint16_t noise[kTile];
     const Rounding rounding = static_cast<Rounding>(sweep.weight_rounding);
-    if (rounding == Rounding::stochastic) noise_tile(sweep.seed, job.weight_stream, tile, noise);
+    if (rounding == Rounding::stochastic) noise_tile(PhiloxKeys(sweep.seed), job.weight_stream, tile, noise);
     store_tile(p, count, job.parameter, job.parameter_type, offset, rounding, noise);
   }
 }
@@ -183,11 +199,11 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
   TileSums sums[kTilesPerChunk];
   alignas(64) float x_buffer[kTile], y_buffer[kTile], q_buffer[kTile], scales[kMaxBlocks], inverses[kMaxBlocks];
   alignas(64) uint8_t codes[kTile * sizeof(uint32_t)];
-  TileQuantizer quantizer = {sweep.seed, job.stream, job.scale, job.inverse_scale};
+  TileQuantizer quantizer = {PhiloxKeys(sweep.seed), job.stream, job.scale, job.inverse_scale};
   if (sweep.scale_kind == ScaleKind::block) {
     quantizer.scales = scales;
     quantizer.inverses = inverses;
-    quantizer.block = sweep.block;
+    quantizer.block_shift = __builtin_ctz(static_cast<unsigned>(sweep.block));
     quantizer.given = job.given_scales != nullptr;
   }
   uint32_t absmax = 0;
@@ -272,7 +288,40 @@ void dequantize_chunk(const void* codes, int format, const float* scales, int bl
 }
 
 void probe_noise(uint64_t seed, uint64_t stream, int64_t tile, uint16_t* noise) {
-  noise_tile(seed, stream, tile, noise);
+  noise_tile(PhiloxKeys(seed), stream, tile, noise);
+}
+
+template <Format F, Rounding R>
+void probe_round(const float* y, const int32_t* noise, int64_t n, float inverse, float scale, int32_t* codes,
+                 float* values) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto one = quantize_any<F, R>(y[i], inverse, scale, static_cast<uint32_t>(noise[i]));
+    codes[i] = static_cast<int32_t>(one.code);
+    values[i] = one.value;
+  }
+}
+
+template <Format F>
+void probe_round(const float* y, const int32_t* noise, int64_t n, float inverse, float scale, int rounding,
+                 int32_t* codes, float* values) {
+  switch (static_cast<Rounding>(rounding)) {
+    case Rounding::stochastic: return probe_round<F, Rounding::stochastic>(y, noise, n, inverse, scale, codes, values);
+    case Rounding::nearest: return probe_round<F, Rounding::nearest>(y, noise, n, inverse, scale, codes, values);
+    default: return probe_round<F, Rounding::truncate>(y, noise, n, inverse, scale, codes, values);
+  }
+}
+
+void probe_round(const float* y, const int32_t* noise, int64_t n, float inverse, float scale, int format, int rounding,
+                 int32_t* codes, float* values) {
+  switch (static_cast<Format>(format)) {
+    case Format::bf16: return probe_round<Format::bf16>(y, noise, n, inverse, scale, rounding, codes, values);
+    case Format::fp16: return probe_round<Format::fp16>(y, noise, n, inverse, scale, rounding, codes, values);
+    case Format::fp8_e4m3: return probe_round<Format::fp8_e4m3>(y, noise, n, inverse, scale, rounding, codes, values);
+    case Format::fp8_e5m2: return probe_round<Format::fp8_e5m2>(y, noise, n, inverse, scale, rounding, codes, values);
+    case Format::fp4_e2m1: return probe_round<Format::fp4_e2m1>(y, noise, n, inverse, scale, rounding, codes, values);
+    case Format::int8: return probe_round<Format::int8>(y, noise, n, inverse, scale, rounding, codes, values);
+    default: return probe_round<Format::int4>(y, noise, n, inverse, scale, rounding, codes, values);
+  }
 }
 
 }  // namespace
@@ -286,6 +335,6 @@ FASTGRAD_NUMERICS_END
 
 const fastgrad::ChunkKernels& fastgrad::FASTGRAD_PASTE(chunk_kernels_, FASTGRAD_ISA)() {
   static const ChunkKernels kernels = {FASTGRAD_TEXT(FASTGRAD_ISA), chunk_moments,    row_moments,
-                                       process_chunk,               dequantize_chunk, probe_noise};
+                                       process_chunk,               dequantize_chunk, probe_noise, probe_round};
   return kernels;
 }

@@ -30,7 +30,7 @@ struct TensorJob {
   Type momentum_type = Type::fp32;
   uint64_t stream = 0, weight_stream = 0;
   // The step of this tensor (numerics/sgd.h).
-  float lr = 0, mu = 0, one_minus_dampening = 0, weight_decay = 0, decay = 1;
+  double lr = 0, mu = 0, one_minus_dampening = 1, weight_decay = 0, decay = 1;
   int sgd_flags = 0;
   double factor = 1;  // k, for the table
   // Filled in by the sweep once the moments are known.
@@ -84,8 +84,10 @@ struct ChunkKernels {
   // values[i] = decode(codes[i]) * scale, for the elements of one chunk.
   void (*dequantize)(const void* codes, int format, const float* scales, int block, int64_t n, int64_t chunk,
                      void* values, Type type);
-  // For the tests.
+  // For the tests: the formulas of csrc/numerics by themselves.
   void (*noise)(uint64_t seed, uint64_t stream, int64_t tile, uint16_t* noise1024);
+  void (*round)(const float* y, const int32_t* noise, int64_t n, float inverse_scale, float scale, int format,
+                int rounding, int32_t* codes, float* values);
 };
 
 const ChunkKernels& chunk_kernels_baseline();

@@ -47,11 +47,11 @@ struct ColumnNoise {
   Words words[4];
 
   ColumnNoise() : words{} {}
-  ColumnNoise(uint64_t seed, uint64_t stream, int64_t tile, int first) {
+  ColumnNoise(const PhiloxKeys& keys, uint64_t stream, int64_t tile, int first) {
     Lanes column;
     for (int l = 0; l < kLanes; ++l) column[l] = first + 2 * l;
-    const PhiloxWords<Lanes> even = column_noise<Lanes>(seed, stream, tile, column);
-    const PhiloxWords<Lanes> odd = column_noise<Lanes>(seed, stream, tile, column + 1);
+    const PhiloxWords<Lanes> even = column_noise<Lanes>(keys, stream, tile, column);
+    const PhiloxWords<Lanes> odd = column_noise<Lanes>(keys, stream, tile, column + 1);
     words[0] = interleave(even.w0, odd.w0);
     words[1] = interleave(even.w1, odd.w1);
     words[2] = interleave(even.w2, odd.w2);
@@ -64,11 +64,11 @@ struct ColumnNoise {
 };
 
 // noise[row * 128 + column] of a whole tile.
-inline void noise_tile(uint64_t seed, uint64_t stream, int64_t tile, uint16_t* __restrict noise) {
+inline void noise_tile(const PhiloxKeys& keys, uint64_t stream, int64_t tile, uint16_t* __restrict noise) {
   typedef uint16_t Halves __attribute__((vector_size(sizeof(Lanes) / 2)));
   constexpr int kStep = sizeof(Lanes) / sizeof(uint32_t);
   for (int first = 0; first < kColumns; first += kStep) {
-    const ColumnNoise columns(seed, stream, tile, first);
+    const ColumnNoise columns(keys, stream, tile, first);
     for (int r = 0; r < kRows; ++r) {
       const Halves h = __builtin_convertvector(columns.row(r), Halves);
       memcpy(noise + r * kColumns + first, &h, sizeof h);

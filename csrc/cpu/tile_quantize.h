@@ -7,11 +7,12 @@
 FASTGRAD_NUMERICS_BEGIN
 
 struct TileQuantizer {
-  uint64_t seed, stream;
+  PhiloxKeys keys;
+  uint64_t stream;
   float scale = 1, inverse = 1;   // of the tensor
   const float* scales = nullptr;  // of the blocks of this tile, where blocks have their own
   const float* inverses = nullptr;
-  int block = kTile;
+  int block_shift = 10;  // log2 of the elements of a block
   bool given = false;  // scales that were not measured on this tile: nothing is known about them
 };
 
@@ -81,11 +82,11 @@ template <Format F, Rounding R>
 TileResult quantize_odd_tile(const TileQuantizer& z, const float* __restrict y, int64_t tile, int count, float* __restrict q,
                              typename StagedCode<F>::type* __restrict codes) {
   alignas(64) uint16_t noise[kTile] = {};
-  if constexpr (R == Rounding::stochastic) noise_tile(z.seed, z.stream, tile, noise);
+  if constexpr (R == Rounding::stochastic) noise_tile(z.keys, z.stream, tile, noise);
   TileResult out;
   for (int i = 0; i < count; ++i) {
-    const float scale = z.scales != nullptr ? z.scales[i / z.block] : z.scale;
-    const float inverse = z.scales != nullptr ? z.inverses[i / z.block] : z.inverse;
+    const float scale = z.scales != nullptr ? z.scales[i >> z.block_shift] : z.scale;
+    const float inverse = z.scales != nullptr ? z.inverses[i >> z.block_shift] : z.inverse;
     const auto one = quantize_any<F, R>(y[i], inverse, scale, noise[i]);
     q[i] = one.value;
     codes[i] = static_cast<typename StagedCode<F>::type>(one.code);
@@ -108,10 +109,7 @@ int count_saturated(const TileQuantizer& z, const float* __restrict y, int count
   if (z.scales == nullptr) {
     for (int i = 0; i < count; ++i) total += saturates<F>(y[i], z.inverse);
   } else {
-    for (int first = 0; first < count; first += z.block) {
-      const int end = first + z.block < count ? first + z.block : count;
-      for (int i = first; i < end; ++i) total += saturates<F>(y[i], z.inverses[first / z.block]);
-    }
+    for (int i = 0; i < count; ++i) total += saturates<F>(y[i], z.inverses[i >> z.block_shift]);
   }
   return total;
 }
@@ -136,15 +134,15 @@ inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantiz
   Words smallest = ~Words{};  // of the non-zero magnitudes, less one
   for (int c = 0; c < kColumns; c += kFloats) {
     Floats syy = {}, syq = {}, sqq = {};
-    const ColumnNoise noise = R == Rounding::stochastic ? ColumnNoise(z.seed, z.stream, tile, c) : ColumnNoise();
+    const ColumnNoise noise = R == Rounding::stochastic ? ColumnNoise(z.keys, z.stream, tile, c) : ColumnNoise();
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       const int at = r * kColumns + c;
       const Floats vy = load_floats(y + at);
       Floats scale = splat<Floats>(z.scale), inverse = splat<Floats>(z.inverse);
       if constexpr (BLOCKS) {
-        scale = splat<Floats>(z.scales[at / z.block]);
-        inverse = splat<Floats>(z.inverses[at / z.block]);
+        scale = splat<Floats>(z.scales[at >> z.block_shift]);
+        inverse = splat<Floats>(z.inverses[at >> z.block_shift]);
         largest_v = maximum(largest_v, float_bits(vy * inverse) & kMagnitude);
       }
       const auto one = quantize_finite<F, R, S>(vy, inverse, scale, noise.row(r));
@@ -152,7 +150,7 @@ inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantiz
       largest_y = maximum(largest_y, m);
       if constexpr (kRarelyZero) {
         smallest = minimum(smallest, m - 1u);
-      } else {
+      } else if (one.small) {
         zeroed = zeroed - (Words)((one.value == 0.0f) & (vy != 0.0f));
       }
       store_floats(q + at, one.value);
@@ -197,7 +195,7 @@ template <Format F, Rounding R>
 TileResult quantize_tile(const TileQuantizer& z, const float* y, int64_t tile, int count, float* q, void* staged) {
   auto* codes = static_cast<typename StagedCode<F>::type*>(staged);
   float largest_scale = z.scale;
-  for (int b = 0; z.scales != nullptr && b * z.block < count; ++b) {
+  for (int b = 0; z.scales != nullptr && (b << z.block_shift) < count; ++b) {
     largest_scale = z.scales[b] > largest_scale ? z.scales[b] : largest_scale;
   }
   if (!is_finite(largest_scale * format_spec(F).largest)) return quantize_odd_tile<F, R>(z, y, tile, count, q, codes);

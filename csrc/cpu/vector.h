@@ -94,17 +94,21 @@ inline int sum_of_lanes(Words w) {
   return static_cast<int>(total);
 }
 
+inline Mask lane_numbers() {
+  constexpr int32_t kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  Mask numbers;
+  memcpy(&numbers, kNumbers, sizeof numbers);
+  return numbers;
+}
+
 // The halving of 128 columns: 64, 32, ..., 1. `columns` is overwritten.
 inline float halve(float* __restrict columns) {
   for (int s = kColumns / 2; s >= kFloats; s /= 2) {
     for (int j = 0; j < s; j += kFloats) store_floats(columns + j, load_floats(columns + j) + load_floats(columns + j + s));
   }
   Floats v = load_floats(columns);
-#pragma GCC unroll 4
   for (int s = kFloats / 2; s >= 1; s /= 2) {  // lane l += lane l + s
-    Mask from;
-    for (int l = 0; l < kFloats; ++l) from[l] = (l + s) % kFloats;
-    v = v + __builtin_shuffle(v, from);
+    v = v + __builtin_shuffle(v, (lane_numbers() + s) & (kFloats - 1));
   }
   return v[0];
 }

@@ -54,6 +54,7 @@ template <class Float, class Word>
 struct Rounded {
   Word code;    // without a sign
   Float value;  // the magnitude it stands for
+  bool small;   // some lane may have become zero
 };
 
 // A magnitude in [0, largest].
@@ -62,12 +63,12 @@ FG_FN Rounded<Float, Word> round_magnitude(Float magnitude, Word noise) {
   constexpr FormatSpec spec = format_spec(F);
   if constexpr (spec.integer) {
     const Word code = round_gaps<R>(magnitude * 65536.0f, noise);
-    return {code, word_to_float(code)};
+    return {code, word_to_float(code), true};
   } else if constexpr (F == Format::bf16) {
     // bfloat16 has float32's exponents: the bits themselves are the fixed-point number.
     const Word bits = float_bits(magnitude);
     const Word rounded = bits + rounding_addend<R>(bits, noise);
-    return {rounded >> 16, bits_float(rounded & 0xffff0000u)};
+    return {rounded >> 16, bits_float(rounded & 0xffff0000u), true};
   } else {
     const Word bits = float_bits(magnitude);
     const Word rebased = bits - ((spec.exponent0 - 1u) << 23);
@@ -81,7 +82,8 @@ FG_FN Rounded<Float, Word> round_magnitude(Float magnitude, Word noise) {
     Word code = (fixed + rounding_addend<R>(fixed, noise)) >> 16;
     Float value = bits_float(normal_bits<F>(code));
     constexpr uint32_t kSmallestNormal = spec.exponent0 << 23;
-    if (any_below(bits, kSmallestNormal)) {  // subnormal in the format, or zero: rare where the scale fits
+    const bool small = any_below(bits, kSmallestNormal);
+    if (small) {  // subnormal in the format, or zero: rare where the scale fits
       constexpr float kGap = subnormal_gap<F>();
       const auto below = bits < kSmallestNormal;
       const Float gaps = (below ? magnitude : splat<Float>(0.0f)) * (65536.0f / kGap);  // exact
@@ -89,7 +91,7 @@ FG_FN Rounded<Float, Word> round_magnitude(Float magnitude, Word noise) {
       code = below ? units : code;
       value = below ? word_to_float(units) * kGap : value;
     }
-    return {code, value};
+    return {code, value, small};
   }
 }
 
@@ -103,6 +105,7 @@ template <class Float, class Word>
 struct Quantized {
   Word code;    // with its sign; integers in two's complement (the stored bits are the lowest ones)
   Float value;  // what is stored, dequantized
+  bool small;   // some lane may have become zero
 };
 
 // Finite y.
@@ -118,9 +121,9 @@ FG_FN Quantized<Float, Word> quantize_finite(Float y, Float inverse_scale, Float
   if constexpr (spec.integer) {
     const Word minus = Word{} - (sign >> 31);  // two's complement; zero has no sign
     const Word value_sign = r.code == 0u ? Word{} : sign;
-    return {(r.code ^ minus) - minus, bits_float(float_bits(r.value) | value_sign)};
+    return {(r.code ^ minus) - minus, bits_float(float_bits(r.value) | value_sign), r.small};
   } else {
-    return {r.code | (sign >> (31 - spec.sign_shift)), bits_float(float_bits(r.value) | sign)};
+    return {r.code | (sign >> (31 - spec.sign_shift)), bits_float(float_bits(r.value) | sign), r.small};
   }
 }
 
@@ -138,10 +141,10 @@ FG_FN Quantized<float, uint32_t> quantize_any(float y, float inverse_scale, floa
   if (m < kInfinity) return quantize_finite<F, R, Scaling::clamped>(y, inverse_scale, scale, noise);
   if (m > kInfinity) {
     const bool has_nan = !(spec.integer || F == Format::fp4_e2m1);
-    return {spec.nan, has_nan ? bits_float(kNaN) : 0.0f};
+    return {spec.nan, has_nan ? bits_float(kNaN) : 0.0f, true};
   }
   if (spec.keeps_infinity) {
-    return {spec.infinity | (sign >> (31 - spec.sign_shift)), bits_float(kInfinity | sign)};
+    return {spec.infinity | (sign >> (31 - spec.sign_shift)), bits_float(kInfinity | sign), false};
   }
   return quantize_finite<F, R, Scaling::clamped>(bits_float(float_bits(spec.largest) | sign), 1.0f, scale, noise);
 }

@@ -23,7 +23,7 @@ class Config:
 
     data: Annotated[
         str, "digits (embedded), cifar10, cifar100, or a path: official archive, image folder, tar"
-    ] = "cifar10"
+    ] = "digits"
     model: Annotated[str, f"One of {', '.join(MODELS)}"] = "resnet20"
     epochs: Annotated[int, "Passes over the training set"] = 200
     batch_size: Annotated[int, "Images a step"] = 128

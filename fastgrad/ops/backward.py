@@ -37,11 +37,11 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _treat(x, step, state, purpose, method, alpha, eps, max_norm, format, rounding, scale, block, pow2, seed):
-    outs, _ = torch.ops.fastgrad.normalize_quantize(
-        [x], None, method, eps, max_norm, alpha, state, None, False,
+    out, _ = torch.ops.fastgrad.normalize_quantize(
+        x, None, method, eps, max_norm, alpha, state, None, False,
         format, rounding, scale, block, pow2, seed, step, 0, purpose, None, False,
     )  # fmt: skip
-    return outs[0]
+    return out
 
 
 def _step_tensor(step: int | Tensor) -> Tensor:

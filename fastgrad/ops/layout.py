@@ -20,16 +20,21 @@ def readable(tensors: Sequence[Tensor], by_rows: bool = False) -> list[Tensor]:
 
 def written(tensors: Sequence[Tensor], dense: Sequence[Tensor]) -> None:
     """Copies back what :func:`readable` had to copy, and tells autograd that the tensors changed."""
-    for t, d in zip(tensors, dense, strict=True):
-        if t is not d:
-            t.copy_(d)
-    changed([t for t, d in zip(tensors, dense, strict=True) if t is d])
+    if tensors is not dense:
+        for t, d in zip(tensors, dense, strict=True):
+            if t is not d:
+                t.copy_(d)
+    changed(tensors)
 
 
 def changed(tensors: Sequence[Tensor]) -> None:
     """Bumps version counters: without it a backward through the old values would be silently wrong."""
     if not torch.is_inference_mode_enabled():
         torch.autograd.graph.increment_version(tensors)
+
+
+def all_contiguous(*lists: Sequence[Tensor]) -> bool:
+    return all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
 
 
 def same_layout(t: Tensor, model: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def resolve_alpha(
 def _implementation(
     sweep: Sweep,
     in_place: bool,
-    tensors: list[Tensor],
+    tensors: list[Tensor] | Tensor,
     flags: list[int] | None,
     method: str,
     eps: float,
@@ -188,7 +188,8 @@ def _implementation(
     purpose: str,
     ids: list[int] | None,
     skip_nonfinite: bool,
-) -> Tensor | tuple[list[Tensor], Tensor]:
+) -> Tensor | tuple[Tensor, Tensor]:
+    tensors = tensors if in_place else [tensors]
     dense = readable(tensors, by_rows=method == "centralize")
     outs = dense if in_place else [torch.empty_like(t) for t in dense]
     table = sweep(
@@ -217,7 +218,7 @@ def _implementation(
     )
     changed([state])
     if not in_place:
-        return outs, table
+        return outs[0], table
     written(tensors, dense)
     return table
 
@@ -226,9 +227,9 @@ def _fake_in_place(tensors: list[Tensor], *arguments: object) -> Tensor:
     return torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
 
 
-def _fake(tensors: list[Tensor], flags: list[int] | None, method: str, *arguments: object) -> tuple:
-    outs = [torch.empty_like(t) for t in readable(tensors, by_rows=method == "centralize")]
-    return outs, torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
+def _fake(tensor: Tensor, flags: list[int] | None, method: str, *arguments: object) -> tuple[Tensor, Tensor]:
+    (dense,) = readable([tensor], by_rows=method == "centralize")
+    return torch.empty_like(dense), torch.empty(2, COLUMNS, dtype=torch.float64)
 
 
 _ARGUMENTS = (
@@ -242,9 +243,10 @@ library.define(
     cpu=partial(_implementation, native_sweep, True),
     fake=_fake_in_place,
 )
-# Out of place, for backward passes; the step is a tensor, so that a compiled graph does not replay its noise.
+# Out of place and of one tensor, for backward passes; the step is a tensor, so that a compiled graph does not
+# replay its noise.
 library.define(
-    "normalize_quantize(Tensor[] tensors, " + _ARGUMENTS.format("a", "Tensor") + ") -> (Tensor[] outs, Tensor table)",
+    "normalize_quantize(Tensor tensor, " + _ARGUMENTS.format("a", "Tensor") + ") -> (Tensor out, Tensor table)",
     reference=partial(_implementation, reference_sweep, False),
     cpu=partial(_implementation, native_sweep, False),
     fake=_fake,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastgrad import library
 from fastgrad.ops import checks
-from fastgrad.ops.layout import changed, same_layout
+from fastgrad.ops.layout import all_contiguous, changed, readable, same_layout, written
 from fastgrad.ops.sweeps import COLUMNS, Sweep, native_sweep, reference_sweep
 
 
@@ -66,6 +66,7 @@ def sgd_step_(
         checks.float_tensors(name, tensors)
         if len(tensors) != count:
             raise ValueError(f"{name}: expected {count} tensors, as many as params, got {len(tensors)}")
+        _check_shapes(name, tensors, params)
     checks.lagged_table(lagged, count)
     if state is None:
         state = torch.zeros(2, dtype=torch.float64)
@@ -117,22 +118,18 @@ def _implementation(
     skip_nonfinite: bool,
     weight_rounding: str,
 ) -> Tensor:
-    _check_shapes("grads", grads, params)
-    if momenta:
-        _check_shapes("momenta", momenta, params)
-    # All three share one storage order, that of the parameter; what differs is copied.
-    dense_p = [
-        p if p.is_contiguous() or (checks.is_dense(p) and (method != "centralize" or checks.rows_are_outermost(p))) else p.contiguous()
-        for p in params
-    ]
-    dense_g = [same_layout(g, p) for g, p in zip(grads, dense_p, strict=True)]
-    dense_m = [same_layout(m, p) for m, p in zip(momenta, dense_p, strict=True)] if momenta else None
+    dense_p, dense_g, dense_m = params, grads, momenta
+    if not all_contiguous(params, grads, momenta):
+        # All three share one storage order, that of the parameter; what differs is copied.
+        dense_p = readable(params, by_rows=method == "centralize")
+        dense_g = [same_layout(g, p) for g, p in zip(grads, dense_p, strict=True)]
+        dense_m = [same_layout(m, p) for m, p in zip(momenta, dense_p, strict=True)] if momenta else []
     table = sweep(
         dense_g,
         flags=[3] * len(params) if flags is None else flags,
         rows=[checks.dim0_rows(p) for p in params] if method == "centralize" else None,
         params=dense_p,
-        momenta=dense_m,
+        momenta=dense_m or None,
         hyper=hyper,
         groups=groups,
         method=method,
@@ -157,11 +154,9 @@ def _implementation(
         skip_nonfinite=skip_nonfinite,
         weight_rounding=weight_rounding,
     )
-    for originals, dense in ((params, dense_p), *([(momenta, dense_m)] if momenta else [])):
-        for t, d in zip(originals, dense, strict=True):
-            if t is not d:
-                t.copy_(d)
-        changed(originals)
+    written(params, dense_p)
+    if momenta:
+        written(momenta, dense_m)
     changed([state])
     return table
 

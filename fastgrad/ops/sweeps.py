@@ -40,6 +40,15 @@ def _types(tensors: Sequence[Tensor]) -> array:
     return array("q", [DTYPES[t.dtype] for t in tensors])
 
 
+def _sizes(grads: Sequence[Tensor], **others: Sequence[Tensor] | None) -> array:
+    """Elements of every tensor; what is read and written beside it must have as many."""
+    sizes = array("q", map(Tensor.numel, grads))
+    for name, tensors in others.items():
+        if tensors is not None and array("q", map(Tensor.numel, tensors)) != sizes:
+            raise ValueError(f"{name}: expected {len(sizes)} tensors with as many elements as the gradients")
+    return sizes
+
+
 def _float64_address(name: str, tensor: Tensor) -> int:
     if tensor.dtype != torch.float64 or tensor.device.type != "cpu" or not tensor.is_contiguous():
         got = f"{tensor.dtype} on {tensor.device}"
@@ -77,7 +86,7 @@ def native_sweep(
     """The sweep in one native call. Addresses are read anew every time: a cached one would dangle."""
     count = len(grads)
     columns = {
-        "n": array("q", map(Tensor.numel, grads)),
+        "n": _sizes(grads, outs=outs, params=params, momenta=momenta),
         "flags": array("q", flags),
         "grad": _addresses(grads),
         "grad_type": _types(grads),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter, is_
 
 import torch
 from torch import Tensor
@@ -28,6 +29,38 @@ from fastgrad.optim.treatment import (
 from fastgrad.reference.philox import DEFAULT_SEED, PARAMETER_RANGE
 
 _HYPER = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "decoupled_weight_decay", "maximize")
+
+
+_layout = attrgetter("layout")
+
+
+class _Plan:
+    """The lists of one step, kept as long as the same parameters have gradients and the same buffers.
+
+    Gradients are collected anew every step: their tensors change with ``zero_grad(set_to_none=True)``.
+    """
+
+    def __init__(self, options: list) -> None:
+        self.options = options
+        self.params: list[Parameter] = []
+        self.grads: list[Tensor] = []
+        self.groups: list[int] = []
+        self.flags: list[int] = []
+        self.ids: list[int] = []
+        self.momenta: list[Tensor] = []
+        self.new: list[int] = []  # places of buffers that are not state yet
+        self.states: list[dict] = []  # where the other buffers are kept, and which they are
+        self.buffers: list[Tensor] = []
+
+    def holds(self, params: list[Parameter], optimizer: SGD) -> bool:
+        return (
+            not self.new
+            and len(params) == len(self.params)
+            and all(map(is_, params, self.params))
+            and self.options == optimizer._options()
+            and all(s.get("momentum_buffer") is b for s, b in zip(self.states, self.buffers, strict=True))
+            and (not self.states or any(s is self.states[0] for s in optimizer.state.values()))
+        )
 
 
 class SGD(Optimizer):
@@ -119,6 +152,7 @@ class SGD(Optimizer):
         self.weight_rounding = weight_rounding
         self._progress = Progress()
         self._observers = Observers()
+        self._plan: _Plan | None = None
         super().__init__(
             params,
             dict(
@@ -172,18 +206,20 @@ class SGD(Optimizer):
         if found_inf is not None and float(found_inf):
             self._progress.skipped += 1
             return loss
-        params, grads, groups, flags, ids = self._gather()
-        if not params:
+        plan = self._gather()
+        if plan is None:
             return loss
-        momenta = self._momenta(params, groups, flags)
+        params, grads, flags, ids = plan.params, plan.grads, plan.flags, plan.ids
         progress, treatment = self._progress, self.treatment
         lagged = progress.lagged_for(ids, treatment.stats)
-        normalized = [g for g, f in zip(grads, flags, strict=True) if f & NORMALIZE]
-        alpha, state = resolve_alpha(normalized, treatment.method, treatment.alpha, progress.alpha_state, lagged)
+        alpha, state = treatment.alpha, progress.alpha_state
+        if not isinstance(alpha, str):
+            normalized = [g for g, f in zip(grads, flags, strict=True) if f & NORMALIZE]
+            alpha, state = resolve_alpha(normalized, treatment.method, alpha, state, lagged)
         grad_scale = getattr(self, "grad_scale", None)
         skip = treatment.nonfinite != "propagate"
         table = torch.ops.fastgrad.sgd_step_(
-            params, grads, momenta, self._hyper(), groups, flags, treatment.method, treatment.eps, treatment.max_norm,
+            params, grads, plan.momenta, self._hyper(), plan.groups, flags, treatment.method, treatment.eps, treatment.max_norm,
             alpha, state, lagged, treatment.stats == "two_reads", treatment.format, treatment.rounding,
             treatment.scale_kind, treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, 0, ids,
             self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),
@@ -194,44 +230,63 @@ class SGD(Optimizer):
             names = parameter_names(self.param_groups)
             raise FloatingPointError(nonfinite_message(table, [names[i] for i in ids]))
         progress.advance(table, ids, stopped)
-        for i, f in enumerate(flags):
-            if f & FIRST and not stopped:
-                self.state[params[i]]["momentum_buffer"] = momenta[i]
+        if plan.new:  # buffers become state only when the step was taken
+            self._plan = None
+            if not stopped:
+                for i in plan.new:
+                    self.state[params[i]]["momentum_buffer"] = plan.momenta[i]
         self._observers.notify(step, table, params)
         return loss
 
-    def _gather(self) -> tuple[list[Parameter], list[Tensor], list[int], list[int], list[int]]:
-        """Parameters that have a gradient, with their group, flags and stable number."""
-        params, grads, groups, flags, ids = [], [], [], [], []
+    def _gather(self) -> _Plan | None:
+        """The parameters that have a gradient and what belongs to them; the last step's plan where it still holds."""
+        every = [p for group in self.param_groups for p in group["params"]]
+        grads = [p.grad for p in every]
+        if any(g is None for g in grads):
+            every = [p for p, g in zip(every, grads, strict=True) if g is not None]
+            grads = [g for g in grads if g is not None]
+        if not grads:
+            return None
+        plan = self._plan
+        if plan is None or not plan.holds(every, self):
+            plan = self._plan = self._make_plan()
+        plan.grads = grads
+        if any(layout is not torch.strided for layout in map(_layout, grads)):
+            for i, g in zip(plan.ids, grads, strict=True):
+                refuse_sparse(g, parameter_names(self.param_groups)[i])
+        return plan
+
+    def _make_plan(self) -> _Plan:
+        plan = _Plan(self._options())
         number = 0
         for g, group in enumerate(self.param_groups):
             for p in group["params"]:
-                gradient = p.grad
-                if gradient is not None:
-                    if gradient.layout is not torch.strided:
-                        refuse_sparse(gradient, parameter_names(self.param_groups)[number])
-                    params.append(p)
-                    grads.append(gradient)
-                    groups.append(g)
-                    flags.append(self.treatment.flags(p, group))
-                    ids.append(number)
+                if p.grad is not None:
+                    plan.params.append(p)
+                    plan.groups.append(g)
+                    plan.ids.append(number)
+                    plan.flags.append(self.treatment.flags(p, group))
                 number += 1
-        return params, grads, groups, flags, ids
-
-    def _momenta(self, params: list[Parameter], groups: list[int], flags: list[int]) -> list[Tensor]:
-        """The momentum buffers; new ones (flagged FIRST) become state only when the step was taken."""
         if not any(group["momentum"] for group in self.param_groups):
-            return []
-        momenta = []
-        for i, p in enumerate(params):
-            buffer = self.state[p].get("momentum_buffer") if p in self.state else None
+            return plan
+        for i, p in enumerate(plan.params):
+            state = self.state.get(p, {})
+            buffer = state.get("momentum_buffer")
             if buffer is None:
                 # Of a group without momentum the buffer is a stand-in that is neither read nor kept.
                 buffer = torch.empty_like(p)
-                if self.param_groups[groups[i]]["momentum"]:
-                    flags[i] |= FIRST
-            momenta.append(buffer)
-        return momenta
+                if self.param_groups[plan.groups[i]]["momentum"]:
+                    plan.flags[i] |= FIRST
+                    plan.new.append(i)
+            else:
+                plan.states.append(state)
+                plan.buffers.append(buffer)
+            plan.momenta.append(buffer)
+        return plan
+
+    def _options(self) -> list:
+        """What a plan depends on beside parameters and buffers."""
+        return [(g["momentum"] != 0, g.get("normalize", True), g.get("quantize", True)) for g in self.param_groups]
 
     def _hyper(self) -> Tensor:
         return torch.tensor(
@@ -242,13 +297,14 @@ class SGD(Optimizer):
         """k of every parameter from the shrinkage of the previous step; 1 where there is none."""
         if self.treatment.compensate is None or self.table is None:
             return None
-        q = shrinkage.projection(self.table[:-1])
+        q = shrinkage.projection(self.table[:-1, 8], self.table[:-1, 9])
         k = (1.0 / q).clamp(1.0 / LARGEST_COMPENSATION, LARGEST_COMPENSATION)
         known = dict(zip(self._progress.ids, torch.where(q > 0, k, LARGEST_COMPENSATION).tolist(), strict=True))
         return torch.tensor([known.get(i, 1.0) for i in ids], dtype=torch.float64)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
+        self._plan = None
         for group in self.param_groups:  # of a torch.optim.SGD
             for name in ("normalize", "quantize"):
                 group.setdefault(name, True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .formats import f32, store_float
+from .formats import store_float
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,21 @@ def sgd(
         p = p * (1 - lr*wd)                   decoupled weight decay
         p = p - (lr * k) * u                  k: `factor`
 
-    Scalars are made in float64 and rounded to float32 once. `rounding` and `noise` are those of a bf16/fp16
-    parameter; momentum is rounded to nearest even, and used as stored.
+    All of it in float64 from float32 inputs; each store rounds once. `rounding` and `noise` are those of a
+    bf16/fp16 parameter; momentum is rounded to nearest even, and used as stored.
     """
-    p = param.float()
+    p = param.double()
     decays = hyper.weight_decay != 0.0
-    d = -q if hyper.maximize else q
+    d = -q.double() if hyper.maximize else q.double()
     if decays and not hyper.decoupled:
-        d = d + f32(hyper.weight_decay) * p
+        d = d + hyper.weight_decay * p
     u = d
     if hyper.momentum != 0.0:
         assert momentum is not None, "momentum needs a buffer"
-        mu = f32(hyper.momentum)
-        m = d if first else mu * momentum.float() + f32(1.0 - hyper.dampening) * d
-        momentum.copy_(store_float(m, momentum.dtype))
-        m = momentum.float()
-        u = d + mu * m if hyper.nesterov else m
+        m = d if first else hyper.momentum * momentum.double() + (1.0 - hyper.dampening) * d
+        momentum.copy_(store_float(m.float(), momentum.dtype))
+        u = d + hyper.momentum * momentum.double() if hyper.nesterov else momentum.double()
     if decays and hyper.decoupled:
-        p = p * f32(1.0 - hyper.lr * hyper.weight_decay)
-    p = p - f32(hyper.lr * factor) * u
-    param.copy_(store_float(p, param.dtype, rounding, noise))
+        p = p * (1.0 - hyper.lr * hyper.weight_decay)
+    p = p - (hyper.lr * factor) * u
+    param.copy_(store_float(p.float(), param.dtype, rounding, noise))

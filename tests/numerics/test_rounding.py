@@ -7,9 +7,31 @@ What a code is worth is decided by this file (`value_of`), from torch's own dtyp
 import pytest
 import torch
 
+from fastgrad import library
 from fastgrad.reference.formats import FORMATS, decode, encode, f32, load_codes, store_codes, store_float
 
+
+
+def native_encode(y, inv, format, rounding, noise):
+    """The C++ formula by itself. It serves one scale a call, and every format but fp32, which is not rounded."""
+    if format == "fp32" or getattr(format, "name", None) == "fp32" or inv.numel() > 1:
+        return encode(y, inv, format, rounding, noise)
+    name = getattr(format, "name", format)
+    y, z = torch.broadcast_tensors(y, torch.zeros_like(y, dtype=torch.int32) if noise is None else noise)
+    y, z = y.float().contiguous(), z.to(torch.int32).contiguous()
+    codes, values = torch.empty(y.shape, dtype=torch.int32), torch.empty(y.shape)
+    library.native.round_values(
+        y.data_ptr(), z.data_ptr(), y.numel(), float(inv), 1.0, list(FORMATS).index(name),
+        ("stochastic", "nearest", "truncate").index(rounding), codes.data_ptr(), values.data_ptr(),
+        library.instruction_set(),
+    )  # fmt: skip
+    bits = FORMATS[name].bits
+    return codes & ((1 << bits) - 1)
+
+
 IMPLEMENTATIONS = [("reference", encode)]
+if library.native is not None:
+    IMPLEMENTATIONS.append(("native", native_encode))
 
 ONE = f32(1.0)
 ALL_NOISE = torch.arange(1 << 16, dtype=torch.int32)

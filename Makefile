@@ -1,0 +1,42 @@
+# make demo    sets everything up and runs the main job: a ResNet-20, plain against treated gradients
+# make test    sets everything up and passes the tests (the slow ones: make test-slow)
+# make bench   the benchmark table of this machine
+# make lint    ruff
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+# Also constrains the isolated environment in which the module is built.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml constraints.txt
+
+.PHONY: demo test test-slow bench lint clean
+
+$(VENV)/installed: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
+	touch $@
+
+demo: $(VENV)/installed
+	rm -rf demo
+	$(BIN)/fastgrad info
+	$(BIN)/fastgrad cifar train --data digits --model resnet20 --epochs 12 --out demo/plain
+	$(BIN)/fastgrad cifar train --data digits --model resnet20 --epochs 12 \
+	    --normalize autoscale --grad-format fp8_e4m3 --out demo/autoscale_fp8
+	$(BIN)/fastgrad cifar report demo/plain demo/autoscale_fp8 --out demo/report
+
+test: $(VENV)/installed
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/installed
+	$(BIN)/python -m bench.run --json build/bench.json
+	$(BIN)/python -m bench.report build/bench.json --out docs/benchmarks.md --plot docs/benchmarks.png
+
+lint: $(VENV)/installed
+	$(BIN)/python -m ruff check .
+
+clean:
+	rm -rf $(VENV) build demo fastgrad.egg-info fastgrad/_native*.so
