@@ -36,10 +36,6 @@ AXES = {
     "flags": ("all", "mixed"),
 }
 SHAPES = ((1,), (37,), (16, 9), (1030,), (0, 5))
-BUFFER_ROUNDED = pytest.mark.xfail(
-    strict=True,
-    reason="csrc: the update uses the momentum before it is rounded; section 9 says as stored",
-)
 
 
 def legal(case):
@@ -141,7 +137,6 @@ PLAIN = {axis: values[0] for axis, values in AXES.items()}
 
 
 @needs_native
-@BUFFER_ROUNDED
 @pytest.mark.parametrize("buffers", (torch.bfloat16, torch.float16), ids=str)
 @pytest.mark.parametrize("nesterov", (False, True))
 def test_narrow_momentum(buffers, nesterov):
