@@ -1,0 +1,96 @@
+"""What every test gets: seeds of its own, poisoned work space, the thread count it started with."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import zlib
+from types import ModuleType
+
+import pytest
+
+# Three threads on two busy cores: a waiting thread must sleep, not spin. Read when torch loads its OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import contract_backends
+import torch
+
+_OP_MODULES = ("checks", "gradient_moments", "layout", "normalize_quantize", "quantize", "sgd_step", "sweeps")
+POISON_BYTE = 0xAB
+
+
+def _poison(t: torch.Tensor) -> torch.Tensor:
+    """NaN in every float, 0xAB in every integer."""
+    if isinstance(t, torch._subclasses.FakeTensor) or t.is_meta:
+        return t
+    if t.is_floating_point():
+        return t.fill_(torch.nan)
+    if t.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+        return t.fill_(POISON_BYTE - (256 if t.dtype == torch.int8 else 0))
+    return t
+
+
+class PoisonedTorch(ModuleType):
+    """``torch`` as an op page sees it: unwritten memory holds NaN or 0xAB, not the last call's results."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(torch, name)
+
+    @staticmethod
+    def empty(*arguments, **options) -> torch.Tensor:
+        return _poison(torch.empty(*arguments, **options))
+
+    @staticmethod
+    def empty_like(*arguments, **options) -> torch.Tensor:
+        return _poison(torch.empty_like(*arguments, **options))
+
+    @staticmethod
+    def empty_strided(*arguments, **options) -> torch.Tensor:
+        return _poison(torch.empty_strided(*arguments, **options))
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that a kernel does not write cannot pass by luck. (Off where dynamo reads the op pages.)"""
+    if request.node.get_closest_marker("compiles"):
+        return
+    poisoned = PoisonedTorch()
+    for name in _OP_MODULES:
+        monkeypatch.setattr(importlib.import_module(f"fastgrad.ops.{name}"), "torch", poisoned)
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *a, **k: _poison(new_empty(self, *a, **k)))
+
+
+@pytest.fixture(autouse=True)
+def seeds_and_threads(request: pytest.FixtureRequest):
+    """Seeds from the test's own name, so that a test gives the same result alone and among others."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    random.seed(seed)
+    torch.manual_seed(seed)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=contract_backends.BACKENDS or [None], ids=str)
+def backend(request: pytest.FixtureRequest):
+    """Every instruction set with 1, 2 and 3 threads; the block runs on it."""
+    if request.param is None:
+        pytest.skip("native module not built")
+    with request.param.running():
+        yield request.param
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not contract_backends.compared:
+        return
+    by_set: dict[str, list[int]] = {}
+    for backend in contract_backends.BACKENDS:
+        by_set.setdefault(backend.instruction_set, []).append(contract_backends.compared[str(backend)])
+    threads = "/".join(map(str, contract_backends.THREADS))
+    counts = "; ".join(f"{name} {'/'.join(f'{n:,}' for n in numbers)}" for name, numbers in by_set.items())
+    terminalreporter.write_line(f"contract cases equal to the reference, C++ on {threads} threads: {counts}")

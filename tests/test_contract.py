@@ -1,0 +1,242 @@
+"""Every op on every native backend: registered, clean by torch's own checker, the reference's bits.
+
+Here: registration, opcheck, gradient_moments, quantize and dequantize. The others have a file each
+(test_contract_normalize.py, test_contract_sgd.py, test_contract_layouts.py).
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from contract_backends import OPS, agree, needs_native, reference_running
+from contract_cases import grid, name, pairwise
+from contract_data import DTYPES, KINDS, LARGE_SIZES, SMALL_SIZES, shaped, tensor
+
+import fastgrad
+from fastgrad import library
+from fastgrad.ops import sweeps
+
+# Together all of SMALL_SIZES and the first of LARGE_SIZES, a few to a list.
+SIZES = ((1, 127, 1025), (17, 1000, 128), (129, 1024), (LARGE_SIZES[0], 17))
+SCALES = (
+    "none",
+    "tensor",
+    "tensor pow2",
+    "given",
+    *(f"block {b}{p}" for b in sweeps.BLOCKS for p in ("", " pow2")),
+)
+AXES = {
+    "format": sweeps.FORMATS,
+    "rounding": sweeps.ROUNDINGS,
+    "scale": SCALES,
+    "dtype": DTYPES,
+    "kind": KINDS,
+    "sizes": SIZES,
+    "purpose": sweeps.PURPOSES,
+}
+
+
+def legal(case):
+    return case if case["format"] != "fp32" else {**case, "scale": "none"}
+
+
+def test_sizes_are_all_used():
+    assert {n for sizes in SIZES for n in sizes} == {*SMALL_SIZES, LARGE_SIZES[0]}
+
+
+@needs_native
+@pytest.mark.parametrize("op", OPS)
+def test_registered(op):
+    """A native kernel at CPU, above the reference, which is thus not compared with itself."""
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgrad::{op}", "CPU")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgrad::{op}", "CompositeExplicitAutograd")
+
+
+@needs_native
+def test_reference_and_native_are_told_apart():
+    """The two contexts the comparisons stand on do what they say."""
+    from contract_backends import BACKENDS
+
+    with reference_running():
+        assert library.native is None
+        fastgrad.quantize(torch.ones(3), "bf16")
+    assert library.native is not None
+    with BACKENDS[0].running(), pytest.raises(AssertionError, match="reference was called"):
+        sweeps.reference_sweep([torch.ones(3)], flags=[0])
+
+
+def test_memory_is_poisoned():
+    assert bool(torch.isnan(sweeps.torch.empty(4, dtype=torch.bfloat16)).all())
+    assert sweeps.torch.empty(2, dtype=torch.uint8).tolist() == [0xAB, 0xAB]
+    assert bool(torch.isnan(torch.zeros(1).new_empty(3)).all())
+
+
+def op_arguments(requires_grad: bool) -> dict[str, tuple]:
+    """Arguments of every op as the dispatcher takes them."""
+
+    def made(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape).requires_grad_(requires_grad)
+
+    def state() -> torch.Tensor:
+        return torch.zeros(2, dtype=torch.float64)
+
+    hyper = torch.tensor([[0.1, 0.9, 0.0, 1e-3, 1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    # In-place ops may not write leaves that require grad; their gradients may well require it.
+    lists = [torch.randn(5, 7), torch.randn(1100)]
+    quantized, _ = fastgrad.quantize(lists, "int4", scale="block", block=32)
+    quantizing = (False, None, 5, 6, 7, "gradient", None)  # pow2 ... ids
+    plain = (1e-8, 1.0, "sigma", state(), None, False)  # eps ... two_reads
+    written = [[torch.randn(5, 7), torch.randn(1100)] for _ in range(2)]  # parameters, momenta
+    noise = (False, 1, 2, 3)  # pow2, seed, step, slot
+    out_of_place = (False, 1, torch.tensor(2), 3)
+    return {
+        "gradient_moments": ([made(5, 7), made(1100)],),
+        "quantize": ([made(5, 7), made(1100)], "fp8_e4m3", "stochastic", "block", 64, *quantizing),
+        "dequantize": (
+            [q.codes for q in quantized],
+            [q.scale for q in quantized],
+            *("int4", 32, [5, 7, 1100], [7, 1, 1], [2, 1], torch.bfloat16),
+        ),
+        "normalize_quantize_": (
+            *(
+                lists,
+                None,
+                "autoscale",
+                *plain,
+                "int8",
+                "nearest",
+                "tensor",
+                0,
+                *noise,
+                "gradient",
+                None,
+                False,
+            ),
+        ),
+        "normalize_quantize": (
+            *(
+                made(5, 7),
+                None,
+                "centralize",
+                *plain,
+                "int4",
+                "stochastic",
+                "block",
+                16,
+                *out_of_place,
+            ),
+            *("activation", None, False),
+        ),
+        "sgd_step_": (
+            *(written[0], [made(5, 7), made(1100)], written[1], hyper, None, None, "znorm", *plain),
+            *("bf16", "stochastic", "none", 0, *noise, None, None, 1.0, True, False, "nearest"),
+        ),
+    }
+
+
+@pytest.mark.parametrize("requires_grad", (False, True), ids=("plain", "requires_grad"))
+@pytest.mark.parametrize("op", OPS)
+def test_opcheck(op, requires_grad):
+    overload = getattr(torch.ops.fastgrad, op).default
+    torch.library.opcheck(overload, op_arguments(requires_grad)[op])
+
+
+@needs_native
+@pytest.mark.parametrize("inv", (False, True), ids=("one list", "each alone"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_moments(kind, dtype, inv):
+    def run():
+        tensors = [shaped(tensor(kind, n, dtype)) for n in (*SMALL_SIZES, *LARGE_SIZES)]
+        return (
+            [fastgrad.gradient_moments([t]) for t in tensors] if inv else [fastgrad.gradient_moments(tensors)]
+        )
+
+    agree(run, f"gradient_moments {kind} {dtype}")
+
+
+def quantize_and_back(case) -> list[torch.Tensor]:
+    kind, _, extra = case["scale"].partition(" ")
+    tensors = [shaped(tensor(case["kind"], n, case["dtype"])) for n in case["sizes"]]
+    options = {"scale": kind, "pow2": extra.endswith("pow2")}
+    if kind == "given":
+        # one that fits the data, one that saturates or flushes it
+        options["scale"] = [torch.tensor([1e-5 if i % 2 else 3e4]) for i in range(len(tensors))]
+    if kind == "block":
+        options["block"] = int(extra.split()[0])
+    quantized, table = fastgrad.quantize(
+        tensors,
+        case["format"],
+        rounding=case["rounding"],
+        purpose=case["purpose"],
+        seed=-3,
+        step=2**31 - 1,
+        slot=4095,
+        ids=[2**18 - 1 - i for i in range(len(tensors))],
+        **options,
+    )
+    values = [value for dtype in DTYPES for value in fastgrad.dequantize(quantized, dtype)]
+    return [table, *(q.codes for q in quantized), *(q.scale for q in quantized), *values]
+
+
+@needs_native
+@pytest.mark.parametrize("case", pairwise(AXES, seed=1, adjust=legal), ids=name)
+def test_quantize(case):
+    agree(lambda: quantize_and_back(case), "quantize, dequantize")
+
+
+@needs_native
+@pytest.mark.parametrize("scale", ("tensor", "block 32"))
+@pytest.mark.parametrize("format", [f for f in sweeps.FORMATS if f != "fp32"])
+def test_quantize_chunks(format, scale):
+    """Four chunks, the last one short."""
+    case = {"format": format, "rounding": "stochastic", "scale": scale, "purpose": "gradient"}
+    case.update(dtype=torch.float32, kind="normal", sizes=LARGE_SIZES[1:])
+    agree(lambda: quantize_and_back(case), "quantize, dequantize")
+
+
+@needs_native
+@pytest.mark.slow
+@pytest.mark.parametrize("format", sweeps.FORMATS)
+def test_quantize_whole_grid(format):
+    axes = {**AXES, "format": (format,), "sizes": ((1025, 17),), "purpose": ("weight",)}
+    for case in grid(axes, legal=lambda case: legal(case) == case):
+        agree(lambda case=case: quantize_and_back(case), name(case))
+
+
+@needs_native
+@pytest.mark.parametrize("format", [f for f in sweeps.FORMATS if f not in ("fp32", "bf16", "fp16")])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_dequantize_every_code(format, dtype):
+    """All codes of the narrow formats, those that quantize never makes included, under many scales."""
+    bytes_ = torch.arange(256, dtype=torch.uint8)
+    packed = format in ("fp4_e2m1", "int4")
+    stored = {"int8": torch.int8, "fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+    codes = bytes_ if packed else bytes_.view(stored[format])
+    n = 512 if packed else 256
+
+    def run():
+        return [
+            fastgrad.dequantize(fastgrad.Quantized(codes, torch.tensor([s]), format, 0, (n,), (1,), dtype))
+            for s in (1.0, 2.0**-126, 3e38, 0.37, 1e-30)
+        ]
+
+    agree(run, f"dequantize {format}")
+
+
+@needs_native
+@pytest.mark.parametrize("format", ("bf16", "fp16"))
+def test_dequantize_every_16_bit_code(format):
+    dtype = torch.bfloat16 if format == "bf16" else torch.float16
+    codes = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+
+    def run():
+        return [
+            fastgrad.dequantize(
+                fastgrad.Quantized(codes, torch.tensor([s]), format, 0, (65536,), (1,), wanted)
+            )
+            for s in (1.0, 0.37)
+            for wanted in DTYPES
+        ]
+
+    agree(run, f"dequantize {format}")
