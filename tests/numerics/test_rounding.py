@@ -24,8 +24,7 @@ def native_encode(y, inv, format, rounding, noise):
         ("stochastic", "nearest", "truncate").index(rounding), codes.data_ptr(), values.data_ptr(),
         library.instruction_set(),
     )  # fmt: skip
-    bits = FORMATS[name].bits
-    return codes & ((1 << bits) - 1)
+    return codes
 
 
 IMPLEMENTATIONS = [("reference", encode)]
