@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastgrad
 from fastgrad.ops import sweeps
 
-pytestmark = pytest.mark.compiles
 HYPER = [[0.1, 0.9, 0.0, 1e-3, 1.0, 0.0, 0.0, 0.0]]
 
 
