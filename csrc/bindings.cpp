@@ -108,6 +108,7 @@ bool sweep(const py::dict& columns, const py::dict& options, uintptr_t table) {
   const auto purpose = static_cast<Purpose>(option(options, "purpose", 0));
   const uint64_t step = option<uint64_t>(options, "step", 0), slot = option<uint64_t>(options, "slot", 0);
   const auto* hyper = reinterpret_cast<const double*>(option<uintptr_t>(options, "hyper", 0));
+  const auto hyper_rows = option<int64_t>(options, "hyper_rows", 0);
   const ChunkKernels& kernels = kernels_named(option<std::string>(options, "instruction_set", "baseline"));
 
   const Column<int64_t> n(columns, "n", count), rows(columns, "rows", count), flags(columns, "flags", count),
@@ -138,7 +139,13 @@ bool sweep(const py::dict& columns, const py::dict& options, uintptr_t table) {
     const auto id = static_cast<uint64_t>(ids.get(i, static_cast<int64_t>(i)));
     job.stream = pack_stream(purpose, id, step, slot);
     job.weight_stream = pack_stream(Purpose::weight, id, step, slot);
-    if (hyper != nullptr) set_sgd(job, hyper + 8 * group.get(i, 0));
+    if (hyper == nullptr) continue;
+    const int64_t g = group.get(i, 0);
+    if (g < 0 || g >= hyper_rows) throw std::invalid_argument("groups: a number outside the rows of hyper");
+    set_sgd(job, hyper + 8 * g);
+    if ((job.sgd_flags & kMomentum) != 0 && job.momentum == nullptr && job.n > 0) {
+      throw std::invalid_argument("momenta: expected buffers, because hyper has a momentum");
+    }
   }
   const py::gil_scoped_release release;
   return run_sweep(jobs, s, kernels, reinterpret_cast<double*>(table));

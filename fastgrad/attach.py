@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastgrad.ops.normalize_quantize import resolve_alpha, normalize_quantize_
+from fastgrad.ops.normalize_quantize import normalize_quantize_, resolve_alpha
 from fastgrad.ops.sweeps import NORMALIZE
 from fastgrad.optim.treatment import (
     Observer,
@@ -31,7 +31,7 @@ def attach(optimizer: Optimizer, **options: object) -> Attached:
     after the hook, so optimizers that re-evaluate (LBFGS) are refused. With a GradScaler call ``scaler.unscale_``
     first where the optimizer would unscale inside its own fused step.
 
-    The handle has ``detach()``, ``table``, ``add_observer`` (for :class:`fastgrad.Monitor`) and a state_dict of its own.
+    The handle has ``detach()``, ``table``, ``add_observer`` (for :class:`fastgrad.Monitor`) and a state_dict.
     """
     return Attached(optimizer, Treatment(**options))
 
@@ -82,7 +82,9 @@ class Attached:
         if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:
             raise TypeError("attach: step(closure) makes its gradients after the hook; call backward, then step()")
         if getattr(optimizer, "grad_scale", None) is not None:
-            raise RuntimeError("attach: the gradients are still scaled; call scaler.unscale_(optimizer) before scaler.step")
+            raise RuntimeError(
+                "attach: the gradients are still scaled; call scaler.unscale_(optimizer) before scaler.step"
+            )
         parameters, flags, ids, number = [], [], [], 0
         for group in optimizer.param_groups:
             for p in group["params"]:

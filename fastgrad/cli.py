@@ -1,4 +1,4 @@
-"""The ``fastgrad`` command."""
+"""Fused gradient normalization and stochastic rounding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fused gradient normalization and stochastic rounding.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Fused gradient normalization and stochastic rounding."
+)
 
 
 @app.callback()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgrad.ops import checks
-from fastgrad.ops.backward import quantize_grad
+from fastgrad.ops.backward import next_step, quantize_grad
 from fastgrad.ops.normalize_quantize import default_scale
 from fastgrad.ops.sweeps import FORMATS
 from fastgrad.reference.philox import DEFAULT_SEED
@@ -53,9 +53,8 @@ class TreatGradient(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
             return x
-        self.step.add_(1)
         return quantize_grad(
-            x, self.grad_format, step=self.step, normalize=self.normalize, state=self.state, **self.options
+            x, self.grad_format, step=next_step(self.step), normalize=self.normalize, state=self.state, **self.options
         )
 
     def extra_repr(self) -> str:

@@ -187,11 +187,16 @@ def test_groups_opt_out_and_the_rule_can_be_replaced():
     normalized, quantized = table[:-1, 6] != 1, table[:-1, 14] > 0
     assert normalized.tolist() == [p.dim() > 1 for p in model.parameters()]
     assert quantized.all()
-    groups = [{"params": model[0].parameters(), "normalize": False, "quantize": False}, {"params": model[4].parameters()}]
+    groups = [
+        {"params": model[0].parameters(), "normalize": False, "quantize": False},
+        {"params": model[4].parameters()},
+    ]
     table = rows(SGD(groups, lr=0.1, normalize="znorm", grad_format="int8"), model)
     assert (table[:-1, 6] != 1).tolist() == [False, False, True, False]
     assert (table[:-1, 14] > 0).tolist() == [False, False, True, True]
-    rule = SGD(model.parameters(), lr=0.1, normalize="znorm", grad_format="int8", eligible=lambda p, g: (True, p.dim() == 1))
+    rule = SGD(
+        model.parameters(), lr=0.1, normalize="znorm", grad_format="int8", eligible=lambda p, g: (True, p.dim() == 1)
+    )
     table = rows(rule, model)
     assert (table[:-1, 6] != 1).all()
     assert (table[:-1, 14] > 0).tolist() == [p.dim() == 1 for p in model.parameters()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgrad import library
 from fastgrad.ops import checks
 from fastgrad.ops.normalize_quantize import default_scale, signed64
 from fastgrad.ops.sweeps import ALPHAS, FORMATS, METHODS
@@ -17,10 +18,16 @@ class _TreatGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, step, state, arguments):
         ctx.arguments, ctx.step, ctx.state = arguments, step, state
+        # Noise is keyed by storage order. That of the gradient is up to autograd and compilers; that of x is not.
+        ctx.stride = x.stride() if checks.is_dense(x) else x.contiguous().stride()
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx, gradient):
+        if gradient.stride() != ctx.stride:
+            gradient = torch.empty_strided(
+                gradient.shape, ctx.stride, dtype=gradient.dtype, device=gradient.device
+            ).copy_(gradient)
         return _treat(gradient, ctx.step, ctx.state, "gradient", *ctx.arguments), None, None, None
 
 
@@ -44,9 +51,27 @@ def _treat(x, step, state, purpose, method, alpha, eps, max_norm, format, roundi
     return out
 
 
+def _count(step: Tensor) -> Tensor:
+    step.add_(1)
+    return step.clone()
+
+
+# One op, not an addition and a copy: a compiler may redo those in the backward, from a counter that has moved on.
+library.define(
+    "next_step(Tensor(a!) step) -> Tensor",
+    reference=_count,
+    cpu=None,
+    fake=torch.empty_like,
+)
+
+
+def next_step(step: Tensor) -> Tensor:  # int64 []
+    """Adds one to a counter and gives its new value, a copy that later counting does not change."""
+    return torch.ops.fastgrad.next_step(step)
+
+
 def _step_tensor(step: int | Tensor) -> Tensor:
-    """A copy, so that the backward of this call uses the step of this call."""
-    return step.clone() if isinstance(step, Tensor) else torch.tensor(step, dtype=torch.int64)
+    return step if isinstance(step, Tensor) else torch.tensor(step, dtype=torch.int64)
 
 
 def normalize_grad(
@@ -91,8 +116,9 @@ def quantize_grad(
 
         dL/dx = dequantize(quantize(a * (dL/dy - c)))          E[dL/dx] = dL/dy  for stochastic rounding, no method
 
-    ``step`` names the noise and must differ from call to call with one seed (an int, or an int64 tensor, which
-    compiled graphs need); :class:`fastgrad.nn.TreatGradient` counts by itself. Arguments as in
+    ``step`` names the noise and must differ from call to call with one seed: an int, or an int64 tensor that is not
+    changed before the backward, which compiled graphs need. :class:`fastgrad.nn.TreatGradient` counts by itself.
+    Noise is keyed by the storage order of ``x``. Arguments as in
     :func:`fastgrad.normalize_quantize_`.
     """
     return _TreatGradient.apply(*_quantize_arguments(x, format, step, normalize, alpha, eps, max_norm, state,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from fastgrad.ops.sweeps import ALPHAS, BLOCKS, DTYPES, FORMATS, METHODS, ROUNDINGS, SCALES
+from fastgrad.reference.philox import PARAMETER_RANGE, SLOT_RANGE, STEP_RANGE
 
 _DTYPE_NAMES = "float32, bfloat16 or float16"
 
@@ -18,11 +21,69 @@ def one_of(name: str, value: object, valid: Sequence[object]) -> None:
 
 
 def in_range(name: str, value: int, low: int, high: int) -> None:
-    if not torch.compiler.is_compiling() and not low <= value < high:
-        raise ValueError(f"{name}: expected an integer in [{low}, {high}), got {value}")
+    if torch.compiler.is_compiling():
+        return
+    if not isinstance(value, (int, torch.SymInt)) or not low <= value < high:
+        raise ValueError(f"{name}: expected an integer in [{low}, {high}), got {value!r}")
 
 
-def float_tensors(name: str, tensors: Sequence[Tensor]) -> None:
+def not_negative(name: str, value: float) -> None:
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+
+
+def noise(seed: int, step: int, slot: int, ids: Sequence[int] | None, count: int) -> None:
+    """What names the noise of ``count`` tensors."""
+    in_range("seed", seed, -(2**63), 2**64)
+    in_range("step", step, 0, STEP_RANGE)
+    in_range("slot", slot, 0, SLOT_RANGE)
+    per_tensor("ids", ids, count, PARAMETER_RANGE)
+
+
+def per_tensor(name: str, values: Sequence[int] | None, count: int, end: int) -> None:
+    """One integer in [0, end) for every tensor, or None."""
+    if values is None:
+        return
+    if len(values) != count:
+        raise ValueError(f"{name}: expected {count} numbers, one per tensor, got {len(values)}")
+    for i, value in enumerate(values):
+        in_range(f"{name}[{i}]", value, 0, end)
+
+
+def tensor_list(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    if isinstance(tensors, Tensor):
+        raise TypeError(f"{name}: expected a list of tensors, got one tensor")
+    return list(tensors)
+
+
+def alpha_state(state: Tensor | None) -> Tensor:
+    """The float64 [2] state of autoscale; a new one if there is none."""
+    if state is None:
+        return torch.zeros(2, dtype=torch.float64)
+    if state.dtype != torch.float64 or tuple(state.shape) != (2,):
+        raise ValueError(f"state: expected a float64 tensor of shape [2], got {state.dtype} {list(state.shape)}")
+    return state
+
+
+def hyper_rows(hyper: Tensor, groups: Sequence[int] | None, count: int) -> None:
+    if hyper.dtype != torch.float64 or hyper.dim() != 2 or hyper.shape[1] != 8 or hyper.shape[0] == 0:
+        raise ValueError(f"hyper: expected a float64 tensor of shape [G, 8], got {hyper.dtype} {list(hyper.shape)}")
+    per_tensor("groups", groups, count, hyper.shape[0])
+
+
+def given_scale(name: str, scale: Tensor, model: Tensor) -> None:
+    """A scale made by the caller: one float32 >= 2^-126 on the device of the tensor it is for."""
+    if not isinstance(scale, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(scale).__name__}")
+    if scale.dtype != torch.float32 or scale.numel() != 1 or scale.device != model.device:
+        got = f"{scale.dtype} {list(scale.shape)} on {scale.device}"
+        raise ValueError(f"{name}: expected a float32 tensor of shape [1] on {model.device}, got {got}")
+    # Not on an accelerator: reading the number would wait for it.
+    if scale.device.type == "cpu" and not torch.compiler.is_compiling() and not 2.0**-126 <= float(scale) < math.inf:
+        raise ValueError(f"{name}: expected a finite number >= 2^-126, got {float(scale)}")
+
+
+def float_tensors(name: str, tensors: Sequence[Tensor], device: torch.device | None = None) -> None:
     """Strided tensors of a floating-point type that the kernels read, all on one device."""
     for i, t in enumerate(tensors):
         if not isinstance(t, Tensor):
@@ -31,8 +92,9 @@ def float_tensors(name: str, tensors: Sequence[Tensor]) -> None:
             raise TypeError(f"{name}[{i}]: expected {_DTYPE_NAMES}, got {t.dtype}")
         if t.layout is not torch.strided:
             raise TypeError(f"{name}[{i}]: expected a dense (strided) tensor, got layout {t.layout}")
-        if t.device != tensors[0].device:
-            raise ValueError(f"{name}[{i}]: expected device {tensors[0].device}, got {t.device}")
+        device = t.device if device is None else device
+        if t.device != device:
+            raise ValueError(f"{name}[{i}]: expected device {device}, got {t.device}")
 
 
 def not_differentiable(op: str, name: str, tensors: Sequence[Tensor]) -> None:
@@ -68,21 +130,27 @@ def overlaps_itself(t: Tensor) -> bool:
     return False
 
 
-def no_overlap(name: str, tensors: Sequence[Tensor]) -> None:
-    """Refuses outputs that share memory with themselves or with each other: the result would depend on order."""
+def no_overlap(**lists: Sequence[Tensor]) -> None:
+    """Refuses tensors that share memory with themselves or with each other: the result would depend on order."""
+    if torch.compiler.is_compiling():
+        return
     spans = []
-    for i, t in enumerate(tensors):
+    for label, t in ((f"{name}[{i}]", t) for name, tensors in lists.items() for i, t in enumerate(tensors)):
         if t.numel() == 0:
             continue
         if not t.is_contiguous() and overlaps_itself(t):
-            raise ValueError(f"{name}[{i}]: its elements overlap in memory (an expanded tensor?)")
-        last = sum(st * (si - 1) for st, si in zip(t.stride(), t.shape, strict=True)) if not t.is_contiguous() else t.numel() - 1
+            raise ValueError(f"{label}: its elements overlap in memory (an expanded tensor?)")
+        last = (
+            sum(st * (si - 1) for st, si in zip(t.stride(), t.shape, strict=True))
+            if not t.is_contiguous()
+            else t.numel() - 1
+        )
         start = t.data_ptr()
-        spans.append((start, start + (last + 1) * t.element_size(), i))
+        spans.append((start, start + (last + 1) * t.element_size(), label))
     spans.sort()
-    for (_, end, i), (start, _, j) in zip(spans, spans[1:], strict=False):
-        if start < end and spans:
-            raise ValueError(f"{name}[{j}] shares memory with {name}[{i}]")
+    for (_, end, i), (start, _, j) in pairwise(spans):
+        if start < end:
+            raise ValueError(f"{j} shares memory with {i}")
 
 
 def dim0_rows(t: Tensor) -> int:
@@ -113,8 +181,3 @@ def quantizer(format: str, rounding: str, scale: str, block: int) -> None:
 def lagged_table(lagged: Tensor | None, count: int) -> None:
     if lagged is not None and tuple(lagged.shape) != (count + 1, 16):
         raise ValueError(f"lagged: expected the previous table of shape [{count + 1}, 16], got {list(lagged.shape)}")
-
-
-def noise_ids(ids: Sequence[int] | None, count: int) -> None:
-    if ids is not None and len(ids) != count:
-        raise ValueError(f"ids: expected {count} numbers, one per tensor, got {len(ids)}")

@@ -37,7 +37,7 @@ def gradient_moments(
 
     Errors: TypeError for other dtypes, sparse tensors or non-tensors; ValueError for mixed devices.
     """
-    tensors = list(tensors)
+    tensors = checks.tensor_list("tensors", tensors)
     checks.float_tensors("tensors", tensors)
     if not tensors:
         return reference_sweep([], flags=[])[:, :6]

@@ -14,7 +14,7 @@ from fastgrad.ops import checks
 from fastgrad.ops.gradient_moments import gradient_moments
 from fastgrad.ops.layout import changed, readable, written
 from fastgrad.ops.sweeps import COLUMNS, FORMATS, NORMALIZE, QUANTIZE, Sweep, native_sweep, reference_sweep
-from fastgrad.reference.philox import DEFAULT_SEED, SLOT_RANGE, STEP_RANGE
+from fastgrad.reference.philox import DEFAULT_SEED
 
 Alpha = str | Callable[[float, Tensor], float]
 STATS = ("auto", "cached", "two_reads", "lagged")
@@ -28,7 +28,6 @@ def lagged_moments(stats: str, previous: Tensor | None, count: int) -> Tensor | 
     return previous if stats == "lagged" else None
 
 
-@torch.no_grad()
 def normalize_(
     tensors: Sequence[Tensor],  # each [...], float32, bfloat16 or float16; written
     method: str,
@@ -80,7 +79,6 @@ def normalize_(
     )
 
 
-@torch.no_grad()
 def normalize_quantize_(
     tensors: Sequence[Tensor],  # each [...], float32, bfloat16 or float16; written
     method: str,
@@ -118,27 +116,28 @@ def normalize_quantize_(
     of the whole list. skip_nonfinite: a NaN or infinity in any tensor leaves all of them as they are, bit for bit;
     the ``nonfinite`` column of the table tells.
     """
-    tensors = list(tensors)
-    checks.normalizer(method, alpha if isinstance(alpha, str) else "one")
+    tensors = checks.tensor_list("tensors", tensors)
+    checks.normalizer(method, "one" if callable(alpha) else alpha)
+    checks.not_negative("eps", eps)
+    checks.not_negative("max_norm", max_norm)
     checks.one_of("format", format, FORMATS)
     scale = default_scale(format) if scale is None else scale
     checks.quantizer(format, rounding, scale, block)
     checks.float_tensors("tensors", tensors)
-    checks.noise_ids(ids, len(tensors))
-    if flags is not None and len(flags) != len(tensors):
-        raise ValueError(f"flags: expected {len(tensors)} numbers, one per tensor, got {len(flags)}")
-    checks.in_range("step", step, 0, STEP_RANGE)
-    checks.in_range("slot", slot, 0, SLOT_RANGE)
+    checks.not_differentiable("normalize_quantize_", "tensors", tensors)
+    checks.noise(seed, step, slot, ids, len(tensors))
+    checks.per_tensor("flags", flags, len(tensors), 4)
+    state = checks.alpha_state(state)
     lagged = lagged_moments(stats, previous, len(tensors))
-    if not torch.compiler.is_compiling():
-        checks.no_overlap("tensors", tensors)
+    checks.no_overlap(tensors=tensors, state=[state])
     if not tensors:
         return reference_sweep([], flags=[])
-    alpha, state = resolve_alpha(tensors, method, alpha, state, lagged)
-    return torch.ops.fastgrad.normalize_quantize_(
-        tensors, flags, method, eps, max_norm, alpha, state, lagged, stats == "two_reads",
-        format, rounding, scale, block, pow2, signed64(seed), step, slot, "gradient", ids, skip_nonfinite,
-    )  # fmt: skip
+    with torch.no_grad():
+        alpha, state = resolve_alpha(tensors, method, alpha, state, lagged)
+        return torch.ops.fastgrad.normalize_quantize_(
+            tensors, flags, method, eps, max_norm, alpha, state, lagged, stats == "two_reads",
+            format, rounding, scale, block, pow2, signed64(seed), step, slot, "gradient", ids, skip_nonfinite,
+        )  # fmt: skip
 
 
 def default_scale(format: str) -> str:
@@ -155,13 +154,13 @@ def resolve_alpha(
     tensors: Sequence[Tensor], method: str, alpha: Alpha, state: Tensor | None, lagged: Tensor | None
 ) -> tuple[str, Tensor]:
     """The name and state to hand to the sweep. A callable is asked here, with sigma and the state."""
-    if state is None:
-        state = torch.zeros(2, dtype=torch.float64)
+    state = checks.alpha_state(state)
     if isinstance(alpha, str) or method != "autoscale":
         return (alpha if isinstance(alpha, str) else "one"), state
     everything = (gradient_moments(tensors) if lagged is None else lagged)[-1]
     n, m2 = float(everything[0]), float(everything[2])
     factor = float(alpha(math.sqrt(m2 / n) if n else 0.0, state))
+    checks.not_negative("alpha", factor)
     return "given", torch.tensor([factor, 0.0], dtype=torch.float64)
 
 
@@ -233,9 +232,9 @@ def _fake(tensor: Tensor, flags: list[int] | None, method: str, *arguments: obje
 
 
 _ARGUMENTS = (
-    "int[]? flags, str method, float eps, float max_norm, str alpha, Tensor({}!) state, Tensor? lagged, bool two_reads, "
-    "str format, str rounding, str scale, int block, bool pow2, SymInt seed, {} step, SymInt slot, str purpose, "
-    "int[]? ids, bool skip_nonfinite"
+    "int[]? flags, str method, float eps, float max_norm, str alpha, Tensor({}!) state, Tensor? lagged, "
+    "bool two_reads, str format, str rounding, str scale, int block, bool pow2, SymInt seed, {} step, SymInt slot, "
+    "str purpose, int[]? ids, bool skip_nonfinite"
 )
 library.define(
     "normalize_quantize_(Tensor(a!)[] tensors, " + _ARGUMENTS.format("b", "SymInt") + ") -> Tensor",

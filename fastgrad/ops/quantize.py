@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgrad import library
 from fastgrad.ops import checks
-from fastgrad.ops.layout import readable
+from fastgrad.ops.layout import changed, readable
 from fastgrad.ops.normalize_quantize import default_scale, signed64
 from fastgrad.ops.sweeps import (
     COLUMNS,
@@ -25,7 +25,7 @@ from fastgrad.ops.sweeps import (
 )
 from fastgrad.reference.formats import FORMATS as SPECS
 from fastgrad.reference.formats import decode, load_codes
-from fastgrad.reference.philox import DEFAULT_SEED, SLOT_RANGE, STEP_RANGE
+from fastgrad.reference.philox import DEFAULT_SEED
 from fastgrad.reference.scales import block_count, spread
 
 
@@ -66,6 +66,8 @@ def quantize(
     slot: int = 0,
     purpose: str = "gradient",
     ids: Sequence[int] | None = None,
+    moments: bool = False,
+    out: Quantized | Sequence[Quantized] | None = None,
 ) -> tuple[Quantized | list[Quantized], Tensor]:
     """Rounds tensors to a format and measures what that did to them, in one pass; gives (quantized, table).
 
@@ -83,8 +85,12 @@ def quantize(
     seed, step, slot, purpose, ids: name the noise. Tensor i has parameter id ids[i] (default i); slot is the
         micro-batch. Use each combination once: equal names give equal noise, which adds up instead of averaging.
 
-    The table (float64 [T+1, 16], docs/numerics.md section 10) holds moments of x, sums of x*x, x*q and q*q, the
-    counts of zeroed and saturated elements, scale and absmax; :mod:`fastgrad.shrinkage` turns it into
+    moments: also measure mean, std and extremes of x (they are measured anyway where a scale is made per tensor).
+    out: what an earlier call with the same arguments gave; its memory is written again instead of new memory, whose
+        first touch costs more than the rounding.
+
+    The table (float64 [T+1, 16], docs/numerics.md section 10) holds the sums of x*x, x*q and q*q, the counts of
+    zeroed and saturated elements, scale and absmax; :mod:`fastgrad.shrinkage` turns it into
     q_k = sum(x*q)/sum(x*x), norm ratio, cosine and noise variance (arXiv 2508.07142).
 
     Same bits for the same arguments on every backend and thread count.
@@ -94,7 +100,7 @@ def quantize(
     single = isinstance(tensors, Tensor)
     tensors = [tensors] if single else list(tensors)
     given: list[Tensor] | None = None
-    if isinstance(scale, Tensor) or (scale is not None and not isinstance(scale, str)):
+    if isinstance(scale, (Tensor, list, tuple)):
         given = [scale] if isinstance(scale, Tensor) else list(scale)
         scale = "tensor"
     kind = default_scale(format) if scale is None and format in FORMATS else scale
@@ -102,16 +108,18 @@ def quantize(
     checks.quantizer(format, rounding, kind, block)
     checks.float_tensors("tensors", tensors)
     checks.one_of("purpose", purpose, PURPOSES)
-    checks.noise_ids(ids, len(tensors))
-    checks.in_range("step", step, 0, STEP_RANGE)
-    checks.in_range("slot", slot, 0, SLOT_RANGE)
+    checks.noise(seed, step, slot, ids, len(tensors))
     if given is not None:
         _check_scales(given, tensors)
     if not tensors:
         return [], reference_sweep([], flags=[])
-    codes, scales, table = torch.ops.fastgrad.quantize(
-        tensors, format, rounding, kind, block, pow2, given, signed64(seed), step, slot, purpose, ids
-    )
+    options = (format, rounding, kind, block, pow2, given, signed64(seed), step, slot, purpose, ids, moments)
+    if out is not None:
+        stored = [out] if isinstance(out, Quantized) else list(out)
+        _check_out(stored, tensors, format, block if kind == "block" else 0)
+        table = torch.ops.fastgrad.quantize_(tensors, [q.codes for q in stored], [q.scale for q in stored], *options)
+        return (stored[0] if single else stored), table
+    codes, scales, table = torch.ops.fastgrad.quantize(tensors, *options)
     stored = [
         Quantized(c, s, format, block if kind == "block" else 0, tuple(t.shape), _dense_stride(t), t.dtype)
         for c, s, t in zip(codes, scales, tensors, strict=True)
@@ -119,36 +127,53 @@ def quantize(
     return (stored[0] if single else stored), table
 
 
+def _check_out(out: list[Quantized], tensors: list[Tensor], format: str, block: int) -> None:
+    if len(out) != len(tensors):
+        raise ValueError(f"out: expected {len(tensors)} Quantized, one per tensor, got {len(out)}")
+    for i, (q, t) in enumerate(zip(out, tensors, strict=True)):
+        expected = (format, block, tuple(t.shape), _dense_stride(t))
+        if (q.format, q.block, q.shape, q.stride) != expected:
+            got = (q.format, q.block, q.shape, q.stride)
+            raise ValueError(f"out[{i}]: expected (format, block, shape, stride) {expected}, got {got}")
+
+
 def _check_scales(given: list[Tensor], tensors: list[Tensor]) -> None:
     if len(given) != len(tensors):
         raise ValueError(f"scale: expected {len(tensors)} tensors, one per tensor, got {len(given)}")
     for i, s in enumerate(given):
-        if s.dtype != torch.float32 or s.numel() != 1:
-            raise ValueError(f"scale[{i}]: expected a float32 tensor of shape [1], got {s.dtype} {list(s.shape)}")
+        checks.given_scale(f"scale[{i}]", s, tensors[i])
 
 
 def _dense_stride(t: Tensor) -> tuple[int, ...]:
     return tuple(t.stride()) if checks.is_dense(t) else tuple(torch.empty(t.shape, device="meta").stride())
 
 
+def _sizes(tensors: list[Tensor], format: str, scale: str, block: int) -> list[tuple[int, int]]:
+    """Stored codes and scales of every tensor."""
+    packed = SPECS[format].packed
+    return [
+        ((n + 1) // 2 if packed else n, block_count(n, block) if scale == "block" else 1)
+        for n in map(Tensor.numel, tensors)
+    ]
+
+
 def _outputs(tensors: list[Tensor], format: str, scale: str, block: int) -> tuple[list[Tensor], list[Tensor]]:
     spec = SPECS[format]
-    codes = [
-        torch.empty((t.numel() + 1) // 2, dtype=torch.uint8, device=t.device)
-        if spec.packed
-        else torch.empty_like(t, dtype=spec.dtype)
-        for t in tensors
-    ]
-    scales = [
-        torch.empty(block_count(t.numel(), block) if scale == "block" else 1, dtype=torch.float32, device=t.device)
-        for t in tensors
-    ]
+    codes, scales = [], []
+    for t, (stored, blocks) in zip(tensors, _sizes(tensors, format, scale, block), strict=True):
+        if spec.packed:
+            codes.append(torch.empty(stored, dtype=torch.uint8, device=t.device))
+        else:
+            codes.append(torch.empty_like(t, dtype=spec.dtype))
+        scales.append(torch.empty(blocks, dtype=torch.float32, device=t.device))
     return codes, scales
 
 
-def _implementation(
+def _write(
     sweep: Sweep,
     tensors: list[Tensor],
+    codes: list[Tensor],
+    scales: list[Tensor],
     format: str,
     rounding: str,
     scale: str,
@@ -160,13 +185,16 @@ def _implementation(
     slot: int,
     purpose: str,
     ids: list[int] | None,
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    moments: bool,
+) -> Tensor:
     dense = readable(tensors)
-    codes, scales = _outputs(dense, format, scale, block)
+    expected = _sizes(dense, format, scale, block)
+    if [(c.numel(), s.numel()) for c, s in zip(codes, scales, strict=True)] != expected:
+        raise ValueError("codes, scales: expected the sizes that quantize gives for these tensors")
     if scale == "none":
-        for s in scales:
-            s.fill_(1.0)
-    table = sweep(
+        torch._foreach_zero_(scales)
+        torch._foreach_add_(scales, 1.0)
+    return sweep(
         dense,
         flags=[QUANTIZE] * len(tensors),
         format=format,
@@ -180,24 +208,49 @@ def _implementation(
         slot=slot,
         purpose=purpose,
         ids=ids,
+        measure=moments,
         codes=codes,
         scales=scales if scale != "none" else None,
     )
+
+
+def _new(sweep: Sweep, tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: object):
+    codes, scales = _outputs(readable(tensors), format, scale, block)
+    table = _write(sweep, tensors, codes, scales, format, rounding, scale, block, *rest)
     return codes, scales, table
 
 
-def _fake(tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *arguments: object):
-    dense = [t if checks.is_dense(t) else t.contiguous() for t in tensors]
-    codes, scales = _outputs(dense, format, scale, block)
+def _existing(sweep: Sweep, tensors: list[Tensor], codes: list[Tensor], scales: list[Tensor], *rest: object) -> Tensor:
+    table = _write(sweep, tensors, codes, scales, *rest)
+    changed(codes)
+    changed(scales)
+    return table
+
+
+def _fake(tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: object):
+    codes, scales = _outputs(readable(tensors), format, scale, block)
     return codes, scales, torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
 
 
+def _fake_existing(tensors: list[Tensor], *rest: object) -> Tensor:
+    return torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
+
+
+_OPTIONS = (
+    "str format, str rounding, str scale, int block, bool pow2, Tensor[]? given_scales, SymInt seed, SymInt step, "
+    "SymInt slot, str purpose, int[]? ids, bool moments"
+)
 library.define(
-    "quantize(Tensor[] tensors, str format, str rounding, str scale, int block, bool pow2, Tensor[]? given_scales, "
-    "SymInt seed, SymInt step, SymInt slot, str purpose, int[]? ids) -> (Tensor[] codes, Tensor[] scales, Tensor table)",
-    reference=partial(_implementation, reference_sweep),
-    cpu=partial(_implementation, native_sweep),
+    f"quantize(Tensor[] tensors, {_OPTIONS}) -> (Tensor[] codes, Tensor[] scales, Tensor table)",
+    reference=partial(_new, reference_sweep),
+    cpu=partial(_new, native_sweep),
     fake=_fake,
+)
+library.define(
+    f"quantize_(Tensor[] tensors, Tensor(a!)[] codes, Tensor(b!)[] scales, {_OPTIONS}) -> Tensor",
+    reference=partial(_existing, reference_sweep),
+    cpu=partial(_existing, native_sweep),
+    fake=_fake_existing,
 )
 
 
@@ -218,6 +271,8 @@ def dequantize(
     for i, q in enumerate(items):
         if not isinstance(q, Quantized):
             raise TypeError(f"quantized[{i}]: expected a Quantized, got {type(q).__name__}")
+        checks.one_of("format", q.format, FORMATS)
+        _check_layout(f"quantized[{i}]", q)
         wanted = dtype or q.dtype
         if wanted not in DTYPES:
             raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {wanted}")
@@ -237,6 +292,17 @@ def dequantize(
         for i, value in zip(places, values, strict=True):
             out[i] = value
     return out[0] if single else out
+
+
+def _check_layout(name: str, q: Quantized) -> None:
+    expected = 1
+    if len(q.shape) == len(q.stride):
+        for stride, size in sorted((st, si) for st, si in zip(q.stride, q.shape, strict=True) if si != 1):
+            expected = expected * size if stride == expected else -1
+    if len(q.shape) != len(q.stride) or (expected < 0 and 0 not in q.shape):
+        raise ValueError(f"{name}: expected a dense shape and stride, got shape {q.shape} and stride {q.stride}")
+    if q.codes.device != q.scale.device:
+        raise ValueError(f"{name}: scale: expected device {q.codes.device}, got {q.scale.device}")
 
 
 def _empty_values(

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastgrad import library
 from fastgrad.ops import checks
 from fastgrad.ops.layout import all_contiguous, changed, readable, same_layout, written
+from fastgrad.ops.normalize_quantize import signed64
 from fastgrad.ops.sweeps import COLUMNS, Sweep, native_sweep, reference_sweep
 
 
@@ -63,22 +64,28 @@ def sgd_step_(
     checks.one_of("weight_rounding", weight_rounding, ("nearest", "stochastic"))
     count = len(params)
     for name, tensors in (("params", params), ("grads", grads), *([("momenta", momenta)] if momenta else [])):
-        checks.float_tensors(name, tensors)
+        checks.float_tensors(name, tensors, params[0].device if params else None)
         if len(tensors) != count:
             raise ValueError(f"{name}: expected {count} tensors, as many as params, got {len(tensors)}")
         _check_shapes(name, tensors, params)
+    checks.not_differentiable("sgd_step_", "params", params)
+    checks.hyper_rows(hyper, groups, count)
+    if not momenta and bool((hyper[:, 1] != 0).any()):
+        raise ValueError("momenta: expected buffers, because hyper has a momentum")
+    checks.per_tensor("flags", flags, count, 8)
+    checks.noise(seed, step, slot, ids, count)
+    checks.not_negative("eps", eps)
+    checks.not_negative("max_norm", max_norm)
     checks.lagged_table(lagged, count)
-    if state is None:
-        state = torch.zeros(2, dtype=torch.float64)
+    state = checks.alpha_state(state)
     if count == 0:
         return reference_sweep([], flags=[])
-    if not torch.compiler.is_compiling():
-        checks.no_overlap("params", params)
+    checks.no_overlap(params=params, grads=grads, momenta=momenta, state=[state])
     with torch.no_grad():
         return torch.ops.fastgrad.sgd_step_(
             params, grads, momenta, hyper, groups, flags, method, eps, max_norm, alpha, state, lagged, two_reads,
-            format, rounding, scale, block, pow2, seed, step, slot, ids, factors, inv_scale, measure, skip_nonfinite,
-            weight_rounding,
+            format, rounding, scale, block, pow2, signed64(seed), step, slot, ids, factors, inv_scale, measure,
+            skip_nonfinite, weight_rounding,
         )  # fmt: skip
 
 

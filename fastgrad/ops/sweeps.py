@@ -105,7 +105,7 @@ def native_sweep(
         columns["given_scales"] = _addresses(given_scales)
     if params is not None:
         columns["param"], columns["param_type"] = _addresses(params), _types(params)
-        options["hyper"] = _float64_address("hyper", hyper)
+        options["hyper"], options["hyper_rows"] = _float64_address("hyper", hyper), hyper.shape[0]
         if momenta:
             columns["momentum"], columns["momentum_type"] = _addresses(momenta), _types(momenta)
         if groups is not None:

@@ -219,7 +219,8 @@ class SGD(Optimizer):
         grad_scale = getattr(self, "grad_scale", None)
         skip = treatment.nonfinite != "propagate"
         table = torch.ops.fastgrad.sgd_step_(
-            params, grads, plan.momenta, self._hyper(), plan.groups, flags, treatment.method, treatment.eps, treatment.max_norm,
+            params, grads, plan.momenta, self._hyper(), plan.groups, flags, treatment.method, treatment.eps,
+            treatment.max_norm,
             alpha, state, lagged, treatment.stats == "two_reads", treatment.format, treatment.rounding,
             treatment.scale_kind, treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, 0, ids,
             self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),

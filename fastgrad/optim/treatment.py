@@ -173,7 +173,7 @@ class ObserverHandle:
 def refuse_sparse(gradient: Tensor, name: str) -> None:
     if gradient.layout is not torch.strided:
         raise TypeError(
-            f"{name}: its gradient is sparse ({gradient.layout}); expected a dense gradient, e.g. nn.Embedding(sparse=False)"
+            f"{name}: its gradient is sparse ({gradient.layout}); expected a dense one (nn.Embedding: sparse=False)"
         )
 
 

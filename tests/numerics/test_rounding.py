@@ -11,7 +11,6 @@ from fastgrad import library
 from fastgrad.reference.formats import FORMATS, decode, encode, f32, load_codes, store_codes, store_float
 
 
-
 def native_encode(y, inv, format, rounding, noise):
     """The C++ formula by itself. It serves one scale a call, and every format but fp32, which is not rounded."""
     if format == "fp32" or getattr(format, "name", None) == "fp32" or inv.numel() > 1:

@@ -1,0 +1,234 @@
+"""``python -m bench.report``: markdown tables and a plot of measurements, and what changed since others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+Record = dict[str, object]
+Result = dict[str, object]
+
+LIST_TITLES = {"resnet56": "ResNet-56", "gpt": "GPT", "one": "One tensor", "tiny": "Tiny"}
+COLORS = {
+    "ours": "#d62728", "eager": "#7f7f7f", "foreach": "#1f77b4", "fused": "#17becf", "compile": "#9467bd",
+    "reference": "#bcbd22",
+}  # fmt: skip
+
+METHOD = """\
+**time / floor** is the headline: the median time of a contestant over that of the floor of its row. The
+floor is the fastest of several plain C++ loops that move the same bytes (`bench/floors.cpp`: ordinary and
+streaming stores, several orders of work), in the same run, on the same tensors, with the same number of
+threads. They round nothing and draw no random numbers, so 1.0 is the speed of memory (or of the cache,
+where the list fits into it) and not of an algorithm.
+
+A contestant is a whole call as a user writes it: Python, the dispatcher, the outputs it allocates. Every
+one is checked against float64 first and is not timed if it fails (a std from `torch._foreach_norm` may be
+off by 1 %, others by 0.01 %). Then contestants and floors take turns. A sample is the mean of at least
+0.1 s of calls (one call, if that takes longer), after one that is not timed; the tables show the median of
+the samples and their quartiles. A sample during which other processes used more than 10 % of the CPUs is
+dropped and taken again; *disturbed* counts those that stayed disturbed. GB/s is by the bytes stated beside
+the title. `torch.compile` is timed warm; its first call, with an empty cache, stands beside it."""
+
+
+def key(result: Result) -> tuple[object, ...]:
+    return result["list"], result["threads"], result["row"]
+
+
+def groups(results: Iterable[Result]) -> dict[tuple[object, ...], list[Result]]:
+    found: dict[tuple[object, ...], list[Result]] = {}
+    for result in results:
+        found.setdefault(key(result), []).append(result)
+    return found
+
+
+def floor_of(record: Record, result: Result) -> float | None:
+    """The floor of a result's row, in seconds."""
+    return _floor([r for r in record["results"] if key(r) == key(result)])
+
+
+def _floor(group: list[Result]) -> float | None:
+    return min((r["median"] for r in group if r["kind"] == "floor" and not r["failed"]), default=None)
+
+
+def _time(seconds: float) -> str:
+    milliseconds = seconds * 1e3
+    return f"{milliseconds:.3f}" if milliseconds < 10 else f"{milliseconds:.1f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def _row(r: Result, floor: float | None) -> str:
+    if r["failed"]:
+        return f"| {r['contestant']} | **failed** | | | | | {r['failed']} |".replace("\n", " ")
+    notes = []
+    if r.get("cold_seconds") is not None:
+        notes.append(f"first call {r['cold_seconds']:.1f} s")
+    if r["disturbed"]:
+        notes.append(f"{r['disturbed']} of {len(r['samples'])} disturbed")
+    ratio = _ratio(r["median"] / floor) if floor else "-"
+    if r["kind"] == "ours":
+        ratio = f"**{ratio}**"
+    cells = [
+        r["contestant"],
+        ratio,
+        _time(r["median"]),
+        f"{_time(r['q1'])} to {_time(r['q3'])}",
+        f"{r['median'] / r['elements'] * 1e9:.4f}",
+        "" if r["kind"] == "reference" else f"{r['bytes'] * r['elements'] / r['median'] / 1e9:.1f}",
+        ", ".join(notes),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def tables(record: Record, results: Iterable[Result] | None = None) -> list[str]:
+    """One table for each row, list and number of threads; of the floors only the fastest is shown."""
+    lines = []
+    for (list_name, threads, _), group in groups(record["results"] if results is None else results).items():
+        floor, row = _floor(group), group[0]
+        title = f"{row['title']} ({row['traffic']}: {row['bytes']} bytes per element)"
+        words = f"{LIST_TITLES.get(list_name, list_name)}, {threads} thread{'s' * (threads > 1)}"
+        lines += [f"#### {title}", "", f"{words}:", ""]
+        lines += [
+            "| | time / floor | ms | quartiles | ns / element | GB/s | |",
+            "|---|--:|--:|--:|--:|--:|---|",
+        ]
+        lines += [
+            _row(r, floor)
+            for r in group
+            if r["kind"] != "floor" or r["failed"] or r["median"] == floor
+        ]  # fmt: skip
+        lines.append("")
+    return lines
+
+
+def markdown(record: Record, plot: str | None = None) -> str:
+    lines = ["# Benchmarks", "", METHOD, "", "```", record["command"]]
+    lines += [
+        "python -m bench.report FILE.json --out docs/benchmarks.md --plot docs/benchmarks.png",
+        "```",
+        "",
+    ]
+    lines += [f"Measured {record['date']}, in {record.get('seconds', 0) / 60:.0f} minutes, on:", ""]
+    lines += [
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in record["machine"].items()),
+        "",
+    ]
+    if plot:
+        lines += [f"![time over floor, per row and contestant]({plot})", ""]
+    seen: dict[str, list[Result]] = {}
+    for result in record["results"]:
+        seen.setdefault(result["list"], []).append(result)
+    for name, results in seen.items():
+        count, elements = results[0]["tensors"], results[0]["elements"]
+        lines += [
+            f"## {LIST_TITLES.get(name, name)}: {count} tensor{'s' * (count > 1)}, {elements:,} elements",
+            "",
+        ]
+        lines += [line.replace("#### ", "### ") for line in tables(record, results)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def draw(record: Record, path: Path) -> None:
+    """time / floor of every contestant, one panel per list, at the largest number of threads."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    threads = max(r["threads"] for r in record["results"])
+    found = {k: g for k, g in groups(record["results"]).items() if k[1] == threads and _floor(g)}
+    lists = list(dict.fromkeys(k[0] for k in found))
+    rows = list(dict.fromkeys(k[2] for k in found))
+    figure, axes = plt.subplots(
+        1, len(lists), figsize=(1.5 + 4.2 * len(lists), 1.8 + 0.4 * len(rows)), sharey=True, squeeze=False
+    )
+    for axis, list_name in zip(axes[0], lists, strict=True):
+        for (name, _, row), group in found.items():
+            if name != list_name:
+                continue
+            floor = _floor(group)
+            for r in group:
+                if r["kind"] == "floor" or r["failed"]:
+                    continue
+                low, middle, high = (r[q] / floor for q in ("q1", "median", "q3"))
+                axis.errorbar(
+                    middle, rows.index(row), xerr=[[middle - low], [high - middle]], color=COLORS[r["kind"]],
+                    fmt="D" if r["kind"] == "ours" else "|" if r["kind"] == "reference" else "o",
+                    markersize=8 if r["kind"] == "ours" else 6, zorder=3 if r["kind"] == "ours" else 2,
+                )  # fmt: skip
+        axis.axvline(1, color="black", linewidth=1)
+        axis.set_xscale("log")
+        axis.grid(alpha=0.3)
+        axis.set_title(LIST_TITLES.get(list_name, list_name))
+        axis.set_xlabel("time / floor")
+    axes[0][0].set_yticks(range(len(rows)), rows)
+    axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
+    kinds = [k for k in COLORS if any(r["kind"] == k for g in found.values() for r in g)]
+    handles = [
+        plt.Line2D([], [], color=COLORS[k], marker="D" if k == "ours" else "o", linestyle="", label=k)
+        for k in kinds
+    ]  # fmt: skip
+    names = ["fastgrad" if k == "ours" else f"torch {k}" if k != "reference" else "less work" for k in kinds]
+    figure.legend(handles, names, loc="lower center", ncols=3, frameon=False)
+    figure.suptitle(f"{record['machine']['cpu']}, {threads} thread{'s' * (threads > 1)}")
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def compare(new: Record, old: Record) -> list[str]:
+    """Changes of the median beyond both spreads: the quartile ranges do not touch. Slower ones come first."""
+
+    def by_key(record: Record) -> dict[tuple[object, ...], Result]:
+        return {(*key(r), r["contestant"]): r for r in record["results"] if not r["failed"]}
+
+    before, changes = by_key(old), []
+    for k, r in by_key(new).items():
+        was = before.get(k)
+        if was is None or not (r["q1"] > was["q3"] or r["q3"] < was["q1"]):
+            continue
+        factor = r["median"] / was["median"]
+        word = "slower" if factor > 1 else "faster"
+        times = f"{_time(was['median'])} -> {_time(r['median'])} ms"
+        changes.append((-factor, f"{word} x{factor:.2f}: {' '.join(map(str, k))}: {times}"))
+    lines = [line for _, line in sorted(changes)]
+    differing = [n for n in ("cpu", "torch", "python") if new["machine"].get(n) != old["machine"].get(n)]
+    if differing:
+        lines.insert(0, f"not the same {', '.join(differing)}: changes may not be those of fastgrad")
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    arguments.add_argument("input", type=Path, help="what bench.run --json wrote")
+    arguments.add_argument("--out", type=Path, help="markdown file; without it the text is printed")
+    arguments.add_argument("--plot", type=Path, help="picture of time / floor")
+    arguments.add_argument(
+        "--compare", type=Path, metavar="OLD.json", help="print changes beyond the quartiles"
+    )
+    options = arguments.parse_args(argv)
+    record = json.loads(options.input.read_text())
+    if options.compare:
+        lines = compare(record, json.loads(options.compare.read_text()))
+        print("\n".join(lines) or "no change beyond the quartiles")
+        return int(any(line.startswith("slower") for line in lines))
+    if options.plot:
+        draw(record, options.plot)
+    folder = options.out.parent if options.out else Path()
+    text = markdown(record, os.path.relpath(options.plot, folder) if options.plot else None)
+    if options.out:
+        options.out.write_text(text)
+    else:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
