@@ -75,6 +75,7 @@ def use_instruction_set(name: str) -> Iterator[None]:
 
 _library = torch.library.Library("fastgrad", "DEF")
 _declared: dict[str, bool] = {}  # op -> has a native CPU kernel
+references: dict[str, Callable] = {}  # op -> what is registered at CompositeExplicitAutograd
 
 
 def define(schema: str, *, reference: Callable, fake: Callable, cpu: Callable | None) -> None:
@@ -96,6 +97,7 @@ def define(schema: str, *, reference: Callable, fake: Callable, cpu: Callable | 
     # None of these ops is differentiable; the differentiable ones are built of them (ops/backward.py).
     _library.impl(name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"fastgrad::{name}", fake, lib=_library)
+    references[name] = reference
     _declared[name] = cpu is not None and native is not None
 
 

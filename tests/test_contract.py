@@ -33,6 +33,7 @@ AXES = {
     "kind": KINDS,
     "sizes": SIZES,
     "purpose": sweeps.PURPOSES,
+    "moments": (True, False),
 }
 
 
@@ -84,7 +85,8 @@ def op_arguments(requires_grad: bool) -> dict[str, tuple]:
     # In-place ops may not write leaves that require grad; their gradients may well require it.
     lists = [torch.randn(5, 7), torch.randn(1100)]
     quantized, _ = fastgrad.quantize(lists, "int4", scale="block", block=32)
-    quantizing = (False, None, 5, 6, 7, "gradient", None)  # pow2 ... ids
+    quantizing = (False, None, 5, 6, 7, "gradient", None, True)  # pow2 ... moments
+    stored, _ = fastgrad.quantize(lists, "int8", scale="block", block=64)
     plain = (1e-8, 1.0, "sigma", state(), None, False)  # eps ... two_reads
     written = [[torch.randn(5, 7), torch.randn(1100)] for _ in range(2)]  # parameters, momenta
     noise = (False, 1, 2, 3)  # pow2, seed, step, slot
@@ -92,6 +94,12 @@ def op_arguments(requires_grad: bool) -> dict[str, tuple]:
     return {
         "gradient_moments": ([made(5, 7), made(1100)],),
         "quantize": ([made(5, 7), made(1100)], "fp8_e4m3", "stochastic", "block", 64, *quantizing),
+        "quantize_": (
+            [made(5, 7), made(1100)],
+            [q.codes for q in stored],
+            [q.scale for q in stored],
+            *("int8", "nearest", "block", 64, *quantizing),
+        ),
         "dequantize": (
             [q.codes for q in quantized],
             [q.scale for q in quantized],
@@ -169,6 +177,7 @@ def quantize_and_back(case) -> list[torch.Tensor]:
         case["format"],
         rounding=case["rounding"],
         purpose=case["purpose"],
+        moments=case["moments"],
         seed=-3,
         step=2**31 - 1,
         slot=4095,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from unittest import mock
 
 import pytest
@@ -16,12 +14,10 @@ import torch
 from contract_bits import assert_same_bits
 
 from fastgrad import library
-from fastgrad.ops.sweeps import reference_sweep
 from fastgrad.reference import sweep as reference_module
 
 THREADS = (1, 2, 3)
-OPS = ("gradient_moments", "normalize_quantize_", "normalize_quantize", "quantize", "dequantize", "sgd_step_")
-_PAGES = {"dequantize": "quantize"}  # the others stand on a page of their own name
+OPS = tuple(op for op in library.references if op != "next_step")  # which has no native kernel
 
 # How many comparisons with the reference every backend has come through; printed at the end of the run.
 compared: Counter[str] = Counter()
@@ -74,15 +70,6 @@ def _without_reference() -> Iterator[None]:
         yield
 
 
-def _reference_kernel(op: str) -> Callable:
-    """What the op page registers at CompositeExplicitAutograd."""
-    page = importlib.import_module(f"fastgrad.ops.{_PAGES.get(op, op.rstrip('_'))}")
-    if op == "dequantize":
-        return page._dequantize_reference
-    in_place = {"normalize_quantize_": (True,), "normalize_quantize": (False,)}.get(op, ())
-    return partial(page._implementation, reference_sweep, *in_place)
-
-
 @contextlib.contextmanager
 def reference_running() -> Iterator[None]:
     """Runs a block on the PyTorch reference, through the same public functions and the same dispatcher: the
@@ -91,7 +78,7 @@ def reference_running() -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns of the override, once
             for op in OPS:
-                override.impl(op, _reference_kernel(op), allow_override=True)
+                override.impl(op, library.references[op], allow_override=True)
         with mock.patch.object(library, "native", None):
             yield
     finally:
