@@ -54,15 +54,23 @@ class PoisonedTorch(ModuleType):
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An output that a kernel does not write cannot pass by luck. (Off where dynamo reads the op pages.)"""
-    if request.node.get_closest_marker("compiles"):
-        return
-    poisoned = PoisonedTorch()
-    for name in _OP_MODULES:
-        monkeypatch.setattr(importlib.import_module(f"fastgrad.ops.{name}"), "torch", poisoned)
-    new_empty = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *a, **k: _poison(new_empty(self, *a, **k)))
+def poisoned_memory():
+    """An output that a kernel does not write cannot pass by luck.
+
+    Dynamo has to read the op pages as they are: the poison is gone from a test's first torch.compile on.
+    """
+    poisoned, new_empty, compile_ = PoisonedTorch(), torch.Tensor.new_empty, torch.compile
+    with pytest.MonkeyPatch.context() as patch:
+
+        def compile_unpoisoned(*arguments, **options):
+            patch.undo()
+            return compile_(*arguments, **options)
+
+        for name in _OP_MODULES:
+            patch.setattr(importlib.import_module(f"fastgrad.ops.{name}"), "torch", poisoned)
+        patch.setattr(torch.Tensor, "new_empty", lambda self, *a, **k: _poison(new_empty(self, *a, **k)))
+        patch.setattr(torch, "compile", compile_unpoisoned)
+        yield
 
 
 @pytest.fixture(autouse=True)

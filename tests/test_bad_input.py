@@ -219,9 +219,7 @@ def test_given_scales(given):
 
 
 def test_number_of_given_scales():
-    refused(
-        lambda: fastgrad.quantize([x(), x()], "int8", scale=[torch.ones(1)]), "scale", "expected 2", "got 1"
-    )
+    refused(lambda: fastgrad.quantize([x(), x()], "int8", scale=[torch.ones(1)]), "scale", "expected 2", "got 1")
 
 
 def test_dequantize():

@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastgrad
 from fastgrad.ops import sweeps
 
-pytestmark = pytest.mark.compiles
 HYPER = [[0.1, 0.9, 0.0, 1e-3, 1.0, 0.0, 0.0, 0.0]]
 
 
@@ -30,9 +29,7 @@ def inputs() -> list[torch.Tensor]:
 
 def rounded(x: list[torch.Tensor], step) -> list[torch.Tensor]:
     quantized, table = fastgrad.quantize(x, "fp8_e4m3", scale="block", block=32, seed=7, step=step)
-    return (
-        [q.codes for q in quantized] + [q.scale for q in quantized] + fastgrad.dequantize(quantized) + [table]
-    )
+    return [q.codes for q in quantized] + [q.scale for q in quantized] + fastgrad.dequantize(quantized) + [table]
 
 
 def treated(x: list[torch.Tensor], step) -> list[torch.Tensor]:
@@ -131,7 +128,7 @@ def described(t: torch.Tensor) -> tuple:
 
 def everything(x: list[torch.Tensor], format: str, scale: str) -> list[torch.Tensor]:
     codes, scales, table = torch.ops.fastgrad.quantize(
-        x, format, "stochastic", scale, 32, False, None, 1, 2, 3, "gradient", None
+        x, format, "stochastic", scale, 32, False, None, 1, 2, 3, "gradient", None, False
     )
     sizes = [n for t in x for n in t.shape]
     strides = [n for t in x for n in t.contiguous().stride()]
@@ -148,9 +145,7 @@ def everything(x: list[torch.Tensor], format: str, scale: str) -> list[torch.Ten
     moments = torch.ops.fastgrad.gradient_moments(x)
     state, hyper = torch.zeros(2, dtype=torch.float64), torch.tensor(HYPER, dtype=torch.float64)
     method = ("znorm", 1e-8, 1.0, "one", state, None, False, format, "nearest", scale, 32, False, 1, 2, 3)
-    treated = torch.ops.fastgrad.normalize_quantize_(
-        [t.clone() for t in x], None, *method, "gradient", None, False
-    )
+    treated = torch.ops.fastgrad.normalize_quantize_([t.clone() for t in x], None, *method, "gradient", None, False)
     stepped = torch.ops.fastgrad.sgd_step_(
         *([t.clone() for t in x], x, [t.clone() for t in x], hyper, None, None, *method),
         *(None, None, 1.0, True, False, "nearest"),
@@ -205,6 +200,7 @@ def test_fake_cuda(format):
             3,
             "gradient",
             None,
+            False,
         )
     assert all(t.device.type == "cuda" for t in (*codes, *scales))
     assert table.shape == (3, 16) and table.dtype == torch.float64

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 from contract_backends import OPS, agree, needs_native, reference_running
+from contract_bits import assert_same_bits
 from contract_cases import grid, name, pairwise
 from contract_data import DTYPES, KINDS, LARGE_SIZES, SMALL_SIZES, shaped, tensor
 
@@ -156,9 +157,7 @@ def test_opcheck(op, requires_grad):
 def test_gradient_moments(kind, dtype, inv):
     def run():
         tensors = [shaped(tensor(kind, n, dtype)) for n in (*SMALL_SIZES, *LARGE_SIZES)]
-        return (
-            [fastgrad.gradient_moments([t]) for t in tensors] if inv else [fastgrad.gradient_moments(tensors)]
-        )
+        return [fastgrad.gradient_moments([t]) for t in tensors] if inv else [fastgrad.gradient_moments(tensors)]
 
     agree(run, f"gradient_moments {kind} {dtype}")
 
@@ -199,7 +198,7 @@ def test_quantize(case):
 @pytest.mark.parametrize("format", [f for f in sweeps.FORMATS if f != "fp32"])
 def test_quantize_chunks(format, scale):
     """Four chunks, the last one short."""
-    case = {"format": format, "rounding": "stochastic", "scale": scale, "purpose": "gradient"}
+    case = {"format": format, "rounding": "stochastic", "scale": scale, "purpose": "gradient", "moments": False}
     case.update(dtype=torch.float32, kind="normal", sizes=LARGE_SIZES[1:])
     agree(lambda: quantize_and_back(case), "quantize, dequantize")
 
@@ -241,11 +240,34 @@ def test_dequantize_every_16_bit_code(format):
 
     def run():
         return [
-            fastgrad.dequantize(
-                fastgrad.Quantized(codes, torch.tensor([s]), format, 0, (65536,), (1,), wanted)
-            )
+            fastgrad.dequantize(fastgrad.Quantized(codes, torch.tensor([s]), format, 0, (65536,), (1,), wanted))
             for s in (1.0, 0.37)
             for wanted in DTYPES
         ]
 
     agree(run, f"dequantize {format}")
+
+
+@needs_native
+@pytest.mark.parametrize("scale", ("none", "tensor", "block"))
+@pytest.mark.parametrize("format", sweeps.FORMATS)
+def test_quantize_into_memory_of_an_earlier_call(format, scale):
+    """`out`: the bits of a call that makes its own memory, whatever was there, and the versions say so."""
+    if format == "fp32" and scale != "none":
+        pytest.skip("fp32 takes no scale")
+    first, second = ([shaped(tensor("normal", n, seed=i)) for n in (1025, 70_000, 7)] for i in range(2))
+
+    def run():
+        used, _ = fastgrad.quantize(first, format, scale=scale)
+        versions = [t._version for q in used for t in (q.codes, q.scale)]
+        again, table = fastgrad.quantize(second, format, scale=scale, step=1, out=used)
+        fresh, fresh_table = fastgrad.quantize(second, format, scale=scale, step=1)
+        assert [q.codes.data_ptr() for q in again] == [q.codes.data_ptr() for q in used]
+        assert all(
+            t._version > v for t, v in zip((t for q in again for t in (q.codes, q.scale)), versions, strict=True)
+        )
+        results = [[*(q.codes for q in some), *(q.scale for q in some)] for some in (again, fresh)]
+        assert_same_bits([*results[0], table], [*results[1], fresh_table], "out")
+        return [*results[0], table]
+
+    agree(run, "quantize(out=)")

@@ -99,9 +99,7 @@ def test_alpha_rules(alpha, spread):
 
 @needs_native
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "rows, length", ((2, 2), (300, 1), (3, 1025), (64, 27), (2, 70_000), (1, 500), (5, 0))
-)
+@pytest.mark.parametrize("rows, length", ((2, 2), (300, 1), (3, 1025), (64, 27), (2, 70_000), (1, 500), (5, 0)))
 def test_centralize_rows(kind, rows, length):
     """Rows shorter than a vector, rows of several chunks, one row, rows of nothing."""
 

@@ -45,10 +45,7 @@ def legal(case):
 def start(dtype: torch.dtype) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(11)
     tensors = [torch.randn(*shape, generator=generator) for shape in SHAPES]
-    return [
-        t.to(dtype)
-        for t in (*tensors, channels_last(8, 4, 3, 3), torch.randn(3, 22_500, generator=generator))
-    ]
+    return [t.to(dtype) for t in (*tensors, channels_last(8, 4, 3, 3), torch.randn(3, 22_500, generator=generator))]
 
 
 def gradients(params: list[torch.Tensor], step: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -66,9 +63,7 @@ def gradients(params: list[torch.Tensor], step: int, dtype: torch.dtype) -> list
 def trajectory(case, buffers: torch.dtype = torch.float32) -> list[torch.Tensor]:
     """Tables, parameters, momenta and state after every step."""
     params = start(case["dtype"])
-    momenta = [
-        torch.full_like(p, 7.0, dtype=buffers) for p in params
-    ]  # without content: FIRST must not read it
+    momenta = [torch.full_like(p, 7.0, dtype=buffers) for p in params]  # without content: FIRST must not read it
     scale, _, extra = case["scale"].partition(" ")
     rows = []
     for lr, maximize in ((0.1, case["maximize"]), (0.003, not case["maximize"])):
@@ -194,9 +189,7 @@ def test_skipped_step_writes_nothing(backend, method):
     assert all(torch.equal(a, b) for a, b in zip((*params, *momenta), before, strict=True))
     assert state.tolist() == [0.5, 2.0]
     bad = [float((~torch.isfinite(g)).sum()) for g in grads]
-    assert table[:-1, sweeps.reference.NONFINITE].tolist() == bad and table[
-        -1, sweeps.reference.NONFINITE
-    ] == sum(bad)
+    assert table[:-1, sweeps.reference.NONFINITE].tolist() == bad and table[-1, sweeps.reference.NONFINITE] == sum(bad)
 
 
 @needs_native

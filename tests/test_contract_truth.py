@@ -46,9 +46,7 @@ def test_moments(kind, dtype, n, backend):
     spread = (m2_64 / n) ** 0.5
     # d = x - mean32 is rounded relative to |d|: the error follows the spread, not |mean|
     assert abs(mean - mean64) <= max(abs(naive_mean - mean64), 20 * HALF_ULP * spread + 1e-15 * abs(mean64))
-    assert abs(m2 - m2_64) <= max(
-        abs(naive_m2 - m2_64), 40 * HALF_ULP * m2_64 + 1e-12 * n * abs(mean64) ** 2 * 2**-24
-    )
+    assert abs(m2 - m2_64) <= max(abs(naive_m2 - m2_64), 40 * HALF_ULP * m2_64 + 1e-12 * n * abs(mean64) ** 2 * 2**-24)
 
 
 @pytest.mark.parametrize("kind", ("normal", "offset", "sprinkled"))
@@ -70,7 +68,7 @@ def test_merged_row(kind, backend):
 def test_sums_and_counts(kind, format, scale, backend):
     """Sums to the roundings a tile sum has; counts, scale and largest exactly, from the stored values."""
     x = tensor(kind, 3001)
-    quantized, table = fastgrad.quantize(x, format, scale=scale, block=32)
+    quantized, table = fastgrad.quantize(x, format, scale=scale, block=32, moments=True)
     q64 = fastgrad.dequantize(quantized, torch.float32).double()
     finite = torch.isfinite(x)
     y, q = x.double()[finite], q64[finite]
@@ -83,9 +81,7 @@ def test_sums_and_counts(kind, format, scale, backend):
     assert row["absmax"] == y.abs().max().item()
     assert row["n"] == y.numel() and row["k"] == row["a"] == 1 and row["c"] == 0
     assert row["scale"] == (quantized.scale.item() if scale == "tensor" else 1.0)
-    spread = (
-        quantized.scale.repeat_interleave(32)[:3001] if scale == "block" else quantized.scale.expand(3001)
-    )
+    spread = quantized.scale.repeat_interleave(32)[:3001] if scale == "block" else quantized.scale.expand(3001)
     v = (x * (1.0 / spread)).abs()
     assert row["saturated"] == int((v[finite] > FORMATS[format].largest).sum())
 
@@ -94,9 +90,7 @@ def test_sums_and_counts(kind, format, scale, backend):
 def test_every_element_is_within_one_gap(format, backend):
     """Stochastic rounding takes one of the two neighbours: found here by nearest rounding of neighbours."""
     x = tensor("normal", 20_000, seed=4)
-    (low, _), (any_, _) = (
-        fastgrad.quantize(x, format, rounding=r, seed=3) for r in ("truncate", "stochastic")
-    )
+    (low, _), (any_, _) = (fastgrad.quantize(x, format, rounding=r, seed=3) for r in ("truncate", "stochastic"))
     below, chosen = fastgrad.dequantize(low).double(), fastgrad.dequantize(any_).double()
     scale = low.scale.double().item()
     assert bool((below.abs() <= x.double().abs() * (1 + 2**-22)).all())
@@ -109,9 +103,7 @@ def test_every_element_is_within_one_gap(format, backend):
         width = torch.int16 if format in ("bf16", "fp16") else torch.int8
         a, b = low.codes.view(width).int(), any_.codes.view(width).int()
         magnitude = (
-            (lambda c: c.abs())
-            if format == "int8"
-            else (lambda c: c & (0x7FFF if width == torch.int16 else 0x7F))
+            (lambda c: c.abs()) if format == "int8" else (lambda c: c & (0x7FFF if width == torch.int16 else 0x7F))
         )
         assert torch.equal(magnitude(b) - magnitude(a), up.int())
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = sorted(
-    path for folder in ("fastgrad", "medclm", "bench", "tests") for path in (ROOT / folder).rglob("*.py")
-)
+PYTHON = sorted(path for folder in ("fastgrad", "medclm", "bench", "tests") for path in (ROOT / folder).rglob("*.py"))
 CSRC = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
 OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard"}
 
@@ -162,8 +160,6 @@ LONG = {"tests/test_monitor.py": pytest.mark.xfail(strict=True, reason="to be sp
 FILES = [(str(path.relative_to(ROOT)), path) for path in (*PYTHON, *CSRC)]
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, id=name, marks=LONG.get(name, ())) for name, path in FILES]
-)
+@pytest.mark.parametrize("path", [pytest.param(path, id=name, marks=LONG.get(name, ())) for name, path in FILES])
 def test_file_is_short(path):
     assert len(path.read_text().splitlines()) < 500

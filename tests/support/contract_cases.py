@@ -39,9 +39,7 @@ def pairwise(
     return cases
 
 
-def grid(
-    axes: Mapping[str, Sequence[object]], legal: Callable[[Case], bool] = lambda case: True
-) -> list[Case]:
+def grid(axes: Mapping[str, Sequence[object]], legal: Callable[[Case], bool] = lambda case: True) -> list[Case]:
     """Every legal combination."""
     combinations = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
     return [case for case in combinations if legal(case)]

@@ -27,9 +27,7 @@ NAN_PAYLOADS = (
 
 def from_bits(patterns: Sequence[int]) -> Tensor:
     """float32 with the given bit patterns."""
-    return torch.tensor([p - 2**32 if p >= 2**31 else p for p in patterns], dtype=torch.int32).view(
-        torch.float32
-    )
+    return torch.tensor([p - 2**32 if p >= 2**31 else p for p in patterns], dtype=torch.int32).view(torch.float32)
 
 
 def _wild(n: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:

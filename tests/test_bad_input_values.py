@@ -1,6 +1,6 @@
-"""Bad input that is not refused yet. Each is expected to fail; the mark goes when the check comes.
+"""Bad numbers and unfit tensors are refused by name, with nothing written, and never reach the native code.
 
-What crashes the interpreter is tried in a process of its own.
+All calls run in processes of their own: unchecked, some of them end the interpreter.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ except BaseException as error:
 else:
     print("accepted")
 """
-# A call that is refused as it should be: it shows that the trials below can tell.
+# Calls that show that the trials below can tell.
 REFUSED = "fastgrad.normalize_([x], 'nonsense')"
+ACCEPTED = "fastgrad.normalize_([x], 'centre')"
 
 # What each call should be refused for: a word of the message.
-SILENT = {
+UNFIT = {
     "hyper": (
         "step(h=hyper[:, :7].contiguous())",
         "step(h=hyper[0])",
@@ -82,6 +83,18 @@ SILENT = {
         "fastgrad.normalize_([x], 'clip', max_norm=-1.0)",
         "fastgrad.normalize_([x], 'clip', max_norm=torch.nan)",
     ),
+    "codes": ("fastgrad.quantize(y, 'int8', out=dataclasses.replace(stored, codes=stored.codes[:7]))",),
+    "out": (
+        "fastgrad.quantize(y[:7], 'int8', out=stored)",
+        "fastgrad.quantize(y, 'int4', out=stored)",
+        "fastgrad.quantize([y, x], 'int8', out=[stored])",
+        "fastgrad.quantize(y, 'int8', scale='block', block=16, out=stored)",
+        "fastgrad.quantize(y, 'int8', out=dataclasses.replace(stored, codes=stored.codes.int()))",
+        "fastgrad.quantize(y, 'int8', out=dataclasses.replace(stored, codes=torch.zeros(16, dtype=torch.int8)[::2]))",
+        "fastgrad.quantize(y, 'int8', out=dataclasses.replace(stored, codes=stored.codes.to('meta')))",
+        "fastgrad.quantize(y, 'int8', out=dataclasses.replace(stored, scale=torch.ones(1, dtype=F64)))",
+        "fastgrad.quantize([y, x], 'int8', out=[stored, stored])",
+    ),
     "alpha": (
         "fastgrad.normalize_([x], 'autoscale', alpha=lambda sigma, state: torch.nan)",
         "fastgrad.normalize_([x], 'autoscale', alpha=None)",
@@ -105,6 +118,22 @@ CRASHES = {
 }
 
 
+# Of those above, what is still accepted.
+OPEN = [
+    code
+    for code in UNFIT["out"]
+    if any(text in code for text in ("codes.int()", "[::2]", "to('meta')", "dtype=F64", "[stored, stored]"))
+]
+NO_CHECK = pytest.mark.xfail(strict=True, reason="quantize(out=) does not look at the tensors of what it writes")
+
+
+CASES = [
+    pytest.param(named, code, marks=NO_CHECK if code in OPEN else ())
+    for named, tried in UNFIT.items()
+    for code in tried
+]
+
+
 def run_trials(codes: list[str]) -> subprocess.CompletedProcess:
     """All in one process, every call on tensors of its own; one line of output each."""
     script = "import warnings; warnings.simplefilter('ignore')\n"
@@ -114,7 +143,7 @@ def run_trials(codes: list[str]) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
-    codes = [REFUSED, *(code for tried in SILENT.values() for code in tried)]
+    codes = [REFUSED, ACCEPTED, *(code for tried in UNFIT.values() for code in tried)]
     done = run_trials(codes)
     assert done.returncode == 0, done.stderr
     return dict(zip(codes, done.stdout.splitlines(), strict=True))
@@ -122,15 +151,14 @@ def outcomes() -> dict[str, str]:
 
 def test_trials_can_tell(outcomes):
     assert outcomes[REFUSED].startswith("refused: method: expected one of none, centre")
+    assert outcomes[ACCEPTED] == "accepted"
 
 
-@pytest.mark.xfail(strict=True, reason="no check yet")
-@pytest.mark.parametrize("named, code", [(named, code) for named, tried in SILENT.items() for code in tried])
+@pytest.mark.parametrize("named, code", CASES)
 def test_refused(named, code, outcomes):
     assert outcomes[code].startswith("refused:") and named in outcomes[code], outcomes[code]
 
 
-@pytest.mark.xfail(strict=True, reason="crashes the interpreter")
 @pytest.mark.parametrize("named, code", CRASHES.items())
 def test_does_not_crash(named, code):
     done = run_trials([code])
