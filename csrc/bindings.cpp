@@ -99,7 +99,7 @@ bool sweep(const py::dict& columns, const py::dict& options, uintptr_t table) {
   s.pow2 = option(options, "pow2", false);
   s.lagged = reinterpret_cast<const double*>(option<uintptr_t>(options, "lagged", 0));
   s.seed = option<uint64_t>(options, "seed", 0);
-  s.inverse_loss_scale = option(options, "inv_scale", 1.0f);
+  s.inv_scale = option(options, "inv_scale", 1.0);
   s.measure = option(options, "measure", true);
   s.skip_nonfinite = option(options, "skip_nonfinite", false);
   s.weight_rounding = option(options, "weight_rounding", 1);
@@ -186,6 +186,7 @@ py::tuple philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t se
 }  // namespace fastgrad
 
 PYBIND11_MODULE(_native, m) {
+  fastgrad::watch_forks();
   m.doc() = "Native kernels of fastgrad. Private: use fastgrad.ops.";
   m.attr("numerics_version") = 1;
   m.attr("compiler") = __VERSION__;

@@ -52,13 +52,14 @@ struct Sweep {
   bool pow2 = false;
   const double* lagged = nullptr;  // previous table, or null
   uint64_t seed = 0;
-  float inverse_loss_scale = 1.0f;
+  double inv_scale = 1.0;  // inverse loss scale
   bool measure = true;
   bool skip_nonfinite = false;
   int weight_rounding = 1;  // Rounding
   bool two_reads = false;   // do not order the work so that the second read comes from cache
   int threads = 1;
   // Filled in by the sweep.
+  float inverse_loss_scale = 1.0f;
   bool moments_in_pass = false;  // the processing pass measures the moments
   bool stream_stores = false;    // outputs are too large to be worth keeping in cache
 };

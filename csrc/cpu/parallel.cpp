@@ -54,12 +54,7 @@ GompParallel find_openmp() {
 }
 
 GompParallel openmp() {
-  static const GompParallel entry = [] {
-#if defined(__unix__) || defined(__APPLE__)
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });
-#endif
-    return find_openmp();
-  }();
+  static const GompParallel entry = find_openmp();
   return entry;
 }
 
@@ -80,6 +75,12 @@ struct Work {
 void run_work(void* work) { static_cast<Work*>(work)->run(); }
 
 }  // namespace
+
+void watch_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+  pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
+}
 
 void parallel_for(int64_t tasks, int threads, const std::function<void(int64_t)>& task) {
   Work work;

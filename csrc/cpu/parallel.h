@@ -13,6 +13,9 @@ namespace fastgrad {
 // child runs everything on its one thread, because an OpenMP team does not survive a fork.
 void parallel_for(int64_t tasks, int threads, const std::function<void(int64_t)>& task);
 
+// To be called when the module is loaded: the team of a process that forks may be somebody else's.
+void watch_forks();
+
 // "OpenMP (libgomp...)", "std::thread" or "one thread (forked)".
 const char* parallel_engine();
 

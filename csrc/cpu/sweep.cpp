@@ -105,7 +105,7 @@ class SweepRun {
   Format format() const { return static_cast<Format>(sweep_.format); }
   double* row(int i) { return table_ + int64_t{i} * kTableColumns; }
   const double* lagged_row(int i) const { return sweep_.lagged + int64_t{i} * kTableColumns; }
-  bool by_rows(const TensorJob& job) const { return method() == Method::centralize && job.normalized() && job.rows > 1; }
+  bool by_rows(const TensorJob& job) const { return method() == Method::centralize && job.normalized() && job.rows > 0; }
   bool scaled_by_tensor() const { return sweep_.scale_kind == ScaleKind::tensor && format() != Format::fp32; }
   int64_t gradient_bytes(int i) const { return jobs_[i].n * (jobs_[i].grad_type == Type::fp32 ? 4 : 2); }
 
@@ -347,6 +347,7 @@ class SweepRun {
 
 bool run_sweep(std::vector<TensorJob>& jobs, Sweep sweep, const ChunkKernels& kernels, double* table) {
   const SubnormalsOn guard;
+  sweep.inverse_loss_scale = static_cast<float>(sweep.inv_scale);
   return SweepRun(jobs, sweep, kernels, table).run();
 }
 

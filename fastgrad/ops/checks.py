@@ -130,15 +130,17 @@ def overlaps_itself(t: Tensor) -> bool:
     return False
 
 
-def no_overlap(**lists: Sequence[Tensor]) -> None:
-    """Refuses tensors that share memory with themselves or with each other: the result would depend on order."""
+def no_overlap(written: dict[str, Sequence[Tensor]], read: dict[str, Sequence[Tensor]] | None = None) -> None:
+    """Refuses outputs that share memory with themselves, each other or an input: the result would depend on order."""
     if torch.compiler.is_compiling():
         return
     spans = []
-    for label, t in ((f"{name}[{i}]", t) for name, tensors in lists.items() for i, t in enumerate(tensors)):
+    lists = [(True, *item) for item in written.items()] + [(False, *item) for item in (read or {}).items()]
+    for is_written, name, i, t in ((w, name, i, t) for w, name, tensors in lists for i, t in enumerate(tensors)):
+        label = f"{name}[{i}]"
         if t.numel() == 0:
             continue
-        if not t.is_contiguous() and overlaps_itself(t):
+        if is_written and not t.is_contiguous() and overlaps_itself(t):
             raise ValueError(f"{label}: its elements overlap in memory (an expanded tensor?)")
         last = (
             sum(st * (si - 1) for st, si in zip(t.stride(), t.shape, strict=True))
@@ -146,7 +148,7 @@ def no_overlap(**lists: Sequence[Tensor]) -> None:
             else t.numel() - 1
         )
         start = t.data_ptr()
-        spans.append((start, start + (last + 1) * t.element_size(), label))
+        spans.append((start, start + (last + 1) * t.element_size(), label, is_written))
     spans.sort()
     for (_, end, i), (start, _, j) in pairwise(spans):
         if start < end:

@@ -129,7 +129,7 @@ def normalize_quantize_(
     checks.per_tensor("flags", flags, len(tensors), 4)
     state = checks.alpha_state(state)
     lagged = lagged_moments(stats, previous, len(tensors))
-    checks.no_overlap(tensors=tensors, state=[state])
+    checks.no_overlap({"tensors": tensors, "state": [state]})
     if not tensors:
         return reference_sweep([], flags=[])
     with torch.no_grad():

@@ -80,7 +80,7 @@ def sgd_step_(
     state = checks.alpha_state(state)
     if count == 0:
         return reference_sweep([], flags=[])
-    checks.no_overlap(params=params, grads=grads, momenta=momenta, state=[state])
+    checks.no_overlap({"params": params, "momenta": momenta, "state": [state]}, {"grads": grads})
     with torch.no_grad():
         return torch.ops.fastgrad.sgd_step_(
             params, grads, momenta, hyper, groups, flags, method, eps, max_norm, alpha, state, lagged, two_reads,

@@ -62,7 +62,7 @@ def sweep(
         out = q; p, m = sgd(q)                if asked for; flag FIRST: the momentum buffer has no content yet
 
     Tensors are flat and dense. `state`, `outs`, `codes`, `scales`, `params` and `momenta` are written in
-    place; `outs` may be `grads`. `rows[i]` is the number of dim-0 rows for centralize (0 or 1: not applied).
+    place; `outs` may be `grads`. `rows[i]` is the number of dim-0 rows for centralize (0: not applied).
     The columns of `hyper` [G, 8] are those of `sgd.Hyper` and a reserved one; `factors` is the compensation
     factor k of each tensor; `lagged` is the table of the previous step.
     """
@@ -80,7 +80,7 @@ def sweep(
     normalized = [bool(flag & NORMALIZE) for flag in flags]
     quantized = [bool(flag & QUANTIZE) and fmt.name != "fp32" for flag in flags]
     row_counts = [
-        rows[i] if method == "centralize" and normalized[i] and rows is not None and rows[i] > 1 else 0
+        rows[i] if method == "centralize" and normalized[i] and rows is not None and rows[i] > 0 else 0
         for i in range(count)
     ]
 
