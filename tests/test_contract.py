@@ -145,7 +145,10 @@ def op_arguments(requires_grad: bool) -> dict[str, tuple]:
 
 @pytest.mark.parametrize("requires_grad", (False, True), ids=("plain", "requires_grad"))
 @pytest.mark.parametrize("op", OPS)
-def test_opcheck(op, requires_grad):
+def test_opcheck(op, requires_grad, request):
+    if requires_grad and library.native is None and op not in ("dequantize", "normalize_quantize_"):
+        reason = "the references run with grad mode on: called by the dispatcher, they record a graph"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     overload = getattr(torch.ops.fastgrad, op).default
     torch.library.opcheck(overload, op_arguments(requires_grad)[op])
 
