@@ -2,10 +2,11 @@
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING
+
 from fastgrad import nn, optim, shrinkage
 from fastgrad.attach import attach
 from fastgrad.library import NUMERICS_VERSION as numerics_version
-from fastgrad.monitor import Monitor
 from fastgrad.ops import (
     Quantized,
     dequantize,
@@ -18,6 +19,9 @@ from fastgrad.ops import (
     quantize_grad,
     sgd_step_,
 )
+
+if TYPE_CHECKING:
+    from fastgrad.monitor import Monitor
 
 __all__ = [
     "Monitor",
@@ -37,3 +41,12 @@ __all__ = [
     "sgd_step_",
     "shrinkage",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Loaded when it is asked for: it is the only part that needs numpy.
+    if name == "Monitor":
+        from fastgrad.monitor import Monitor
+
+        return Monitor
+    raise AttributeError(f"module 'fastgrad' has no attribute '{name}'")

@@ -91,10 +91,12 @@ def define(schema: str, *, reference: Callable, fake: Callable, cpu: Callable | 
     """
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+    # None of these ops is differentiable: what the reference does inside must not be recorded.
+    reference = torch.no_grad()(reference)
     _library.impl(name, reference, "CompositeExplicitAutograd")
     if cpu is not None and native is not None:
         _library.impl(name, cpu, "CPU")
-    # None of these ops is differentiable; the differentiable ones are built of them (ops/backward.py).
+    # The differentiable functions are built of these ops (ops/backward.py).
     _library.impl(name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"fastgrad::{name}", fake, lib=_library)
     references[name] = reference

@@ -9,7 +9,6 @@ import torch
 from contract_bits import assert_same_bits
 
 import fastgrad
-from fastgrad import library
 from fastgrad.ops import sweeps
 
 F64 = torch.float64
@@ -144,9 +143,6 @@ def test_lagged_table(op, shape):
     refused(lambda: call(op, [t], **options), "lagged", "[2, 16]", str(list(shape)), writes=[t])
 
 
-@pytest.mark.xfail(
-    library.native is None, strict=True, reason="the dtype of a lagged table is looked at by the native path only"
-)
 @pytest.mark.parametrize("op", ("normalize_", "normalize_quantize_", "sgd_step_"))
 def test_float32_table_and_state(op):
     t = x()

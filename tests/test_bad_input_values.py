@@ -119,16 +119,10 @@ CRASHES = {
 
 
 # Of those above, what is still accepted.
-OPEN = [
-    code
-    for code in UNFIT["out"]
-    if any(text in code for text in ("codes.int()", "[::2]", "to('meta')", "dtype=F64", "[stored, stored]"))
-]
-NO_CHECK = pytest.mark.xfail(strict=True, reason="quantize(out=) does not look at the tensors of what it writes")
 
 
 CASES = [
-    pytest.param(named, code, marks=NO_CHECK if code in OPEN else ())
+    pytest.param(named, code)
     for named, tried in UNFIT.items()
     for code in tried
 ]

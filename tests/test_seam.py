@@ -122,12 +122,7 @@ def test_flush_denormal_stays_off(backend):
     assert not flushes()
 
 
-INVERSE_FLUSHED = pytest.mark.xfail(
-    strict=True, reason="bindings.cpp rounds inv_scale to float32 before subnormals are let in"
-)
-
-
-@pytest.mark.parametrize("what", ("learning rate", pytest.param("inverse loss scale", marks=INVERSE_FLUSHED)))
+@pytest.mark.parametrize("what", ("learning rate", "inverse loss scale"))
 def test_flush_denormal_of_scalars(what, flushing, backend):
     """A factor that is subnormal in float32 counts too."""
     lr, g, inv = (1e-40, 1e10, 1.0) if what == "learning rate" else (1.0, 1e35, 1e-40)

@@ -79,7 +79,6 @@ def test_import_needs_torch_alone():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="fastgrad/monitor.py imports numpy where fastgrad is imported")
 def test_import_needs_no_numpy():
     """torch itself imports numpy if it can; fastgrad must do without."""
     code = "import sys; sys.modules['numpy'] = None\nimport torch, fastgrad\n"
@@ -130,15 +129,11 @@ if child == 0:
     os._exit(0)
 print(os.waitpid(child, 0)[1])
 """
-HANGS = pytest.mark.xfail(
-    strict=True,
-    reason="parallel.cpp asks to be told of forks at its first parallel call only, not when it is loaded",
-)
 
 
 @needs_native
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("used_before", (True, pytest.param(False, marks=HANGS)))
+@pytest.mark.parametrize("used_before", (True, False))
 def test_forked_child_with_many_threads(used_before):
     """A plain fork, where torch still says two threads: the child must not wait for a team that is gone."""
     done = run_python(FORKED.format(used_before=used_before))

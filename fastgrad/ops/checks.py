@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -138,21 +137,25 @@ def no_overlap(written: dict[str, Sequence[Tensor]], read: dict[str, Sequence[Te
     lists = [(True, *item) for item in written.items()] + [(False, *item) for item in (read or {}).items()]
     for is_written, name, i, t in ((w, name, i, t) for w, name, tensors in lists for i, t in enumerate(tensors)):
         label = f"{name}[{i}]"
-        if t.numel() == 0:
+        if t.numel() == 0 or t.device.type == "meta":
             continue
         if is_written and not t.is_contiguous() and overlaps_itself(t):
             raise ValueError(f"{label}: its elements overlap in memory (an expanded tensor?)")
-        last = (
-            sum(st * (si - 1) for st, si in zip(t.stride(), t.shape, strict=True))
-            if not t.is_contiguous()
-            else t.numel() - 1
-        )
+        reach = t.numel()
+        if not t.is_contiguous():
+            reach = 1 + sum(st * (si - 1) for st, si in zip(t.stride(), t.shape, strict=True))
         start = t.data_ptr()
-        spans.append((start, start + (last + 1) * t.element_size(), label, is_written))
-    spans.sort()
-    for (_, end, i), (start, _, j) in pairwise(spans):
-        if start < end:
-            raise ValueError(f"{j} shares memory with {i}")
+        if start:  # a fake tensor has no memory
+            spans.append((start, start + reach * t.element_size(), label, is_written))
+    # What was met so far and reaches furthest: of everything, and of what is written.
+    furthest, furthest_written = (0, ""), (0, "")
+    for start, end, label, is_written in sorted(spans):
+        met, other = furthest if is_written else furthest_written
+        if start < met:
+            raise ValueError(f"{label} shares memory with {other}")
+        furthest = max(furthest, (end, label))
+        if is_written:
+            furthest_written = max(furthest_written, (end, label))
 
 
 def dim0_rows(t: Tensor) -> int:
@@ -181,5 +184,6 @@ def quantizer(format: str, rounding: str, scale: str, block: int) -> None:
 
 
 def lagged_table(lagged: Tensor | None, count: int) -> None:
-    if lagged is not None and tuple(lagged.shape) != (count + 1, 16):
-        raise ValueError(f"lagged: expected the previous table of shape [{count + 1}, 16], got {list(lagged.shape)}")
+    if lagged is not None and (tuple(lagged.shape) != (count + 1, 16) or lagged.dtype != torch.float64):
+        got = f"{lagged.dtype} {list(lagged.shape)}"
+        raise ValueError(f"lagged: expected the previous table, float64 [{count + 1}, 16], got {got}")

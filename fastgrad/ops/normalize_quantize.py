@@ -217,6 +217,8 @@ def _implementation(
     )
     changed([state])
     if not in_place:
+        if skip_nonfinite and bool(table[-1, 5] > 0):
+            outs[0].copy_(dense[0])
         return outs[0], table
     written(tensors, dense)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -135,6 +136,20 @@ def _check_out(out: list[Quantized], tensors: list[Tensor], format: str, block: 
         if (q.format, q.block, q.shape, q.stride) != expected:
             got = (q.format, q.block, q.shape, q.stride)
             raise ValueError(f"out[{i}]: expected (format, block, shape, stride) {expected}, got {got}")
+        _check_stored(f"out[{i}]", q, t.device)
+    checks.no_overlap({"out.codes": [q.codes for q in out], "out.scale": [q.scale for q in out]}, {"tensors": tensors})
+
+
+def _check_stored(name: str, q: Quantized, device: torch.device) -> None:
+    """Memory of a Quantized that is about to be written by address."""
+    spec, n = SPECS[q.format], math.prod(q.shape)
+    codes = (spec.dtype, (n + 1) // 2 if spec.packed else n)
+    scales = (torch.float32, block_count(n, q.block) if q.block else 1)
+    for part, t, expected in (("codes", q.codes, codes), ("scale", q.scale, scales)):
+        if (t.dtype, t.numel()) != expected or t.device != device or not checks.is_dense(t):
+            got = f"{t.numel()} of {t.dtype} on {t.device}, strides {tuple(t.stride())}"
+            wanted = f"{expected[1]} dense elements of {expected[0]} on {device}"
+            raise ValueError(f"{name}.{part}: expected {wanted}, got {got}")
 
 
 def _check_scales(given: list[Tensor], tensors: list[Tensor]) -> None:

@@ -12,6 +12,7 @@ from fastgrad.ops import checks
 from fastgrad.ops.layout import all_contiguous, changed, readable, same_layout, written
 from fastgrad.ops.normalize_quantize import signed64
 from fastgrad.ops.sweeps import COLUMNS, Sweep, native_sweep, reference_sweep
+from fastgrad.reference.philox import DEFAULT_SEED
 
 
 def sgd_step_(
@@ -34,7 +35,7 @@ def sgd_step_(
     scale: str = "none",
     block: int = 128,
     pow2: bool = False,
-    seed: int = 0,
+    seed: int = DEFAULT_SEED,
     step: int = 0,
     slot: int = 0,
     ids: list[int] | None = None,

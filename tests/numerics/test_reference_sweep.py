@@ -43,6 +43,10 @@ def test_log64():
 
 @pytest.mark.parametrize("rule", ALPHAS)
 def test_alpha(rule):
+    if rule == "given":  # the factor itself
+        assert alpha(rule, 0.5, (0.75, 3.0)) == (0.75, (0.75, 3.0))
+        assert alpha(rule, 0.5, (-1.0, 3.0))[0] == 0.0
+        return
     assert alpha(rule, 0.0, (0.0, 0.0)) == (1.0, (0.0, 0.0))
     _, state = alpha(rule, 0.25, (0.0, 0.0))
     assert state == (0.25, 0.25)
@@ -89,8 +93,9 @@ def test_centralize():
     assert torch.equal(out.view(7, 1500), x.view(7, 1500) - rows[:, 1:2].float())
     assert torch.equal(table[0, :6], merge_all(rows))
     assert table[0, C] == 0 and table[0, A] == 1
-    for count in (0, 1):
-        assert torch.equal(normalized(x, method="centralize", rows=[count])[0], x)
+    assert torch.equal(normalized(x, method="centralize", rows=[0])[0], x)
+    one = normalized(x, method="centralize", rows=[1])[0]
+    assert torch.equal(one, x - row_moments(x, 1)[0, 1].float())
 
 
 def test_all_is_over_the_flagged_tensors():
