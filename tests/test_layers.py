@@ -156,10 +156,9 @@ def test_bindings_know_no_torch():
     assert [n for n in includes(ROOT / "csrc" / "bindings.cpp") if re.search(r"torch|ATen|c10", n)] == []
 
 
-LONG = {"tests/test_monitor.py": pytest.mark.xfail(strict=True, reason="to be split")}
 FILES = [(str(path.relative_to(ROOT)), path) for path in (*PYTHON, *CSRC)]
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=name, marks=LONG.get(name, ())) for name, path in FILES])
+@pytest.mark.parametrize("path", [pytest.param(path, id=name) for name, path in FILES])
 def test_file_is_short(path):
     assert len(path.read_text().splitlines()) < 500
