@@ -155,19 +155,20 @@ void update_tile(const TensorJob& job, const Sweep& sweep, const float* q, int64
 // The scales of the tile's blocks, kept for the tile and written to memory.
 void block_scales(const TensorJob& job, const Sweep& sweep, const float* __restrict y, int64_t offset, int count,
                   float* __restrict scales, float* __restrict inverses) {
+  const int padded = (count + kColumns - 1) / kColumns * kColumns;
   const float largest = format_spec(static_cast<Format>(sweep.format)).largest;
   const int blocks = (count + sweep.block - 1) / sweep.block;
   const int64_t first = offset / sweep.block;
-  for (int b = 0; b < kMaxBlocks; ++b) scales[b] = 0.0f;  // padding: a scale of one
   for (int b = 0; b < blocks; ++b) {
     const int start = b * sweep.block, size = sweep.block < count - start ? sweep.block : count - start;
     scales[b] = job.given_scales != nullptr ? job.given_scales[first + b]
                                             : bits_float(largest_finite_bits(y + start, size));
   }
-  for (int b = 0; b < kMaxBlocks; ++b) {
+  for (int b = 0; b < blocks; ++b) {
     if (job.given_scales == nullptr) scales[b] = scale_for(scales[b], largest, sweep.pow2);
     inverses[b] = 1.0f / scales[b];
   }
+  for (int b = blocks; b * sweep.block < padded; ++b) scales[b] = inverses[b] = 1.0f;
   if (job.scales != nullptr) memcpy(job.scales + first, scales, blocks * sizeof(float));
 }
 

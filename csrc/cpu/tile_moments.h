@@ -12,26 +12,20 @@ struct TileSum {
 
 // x: `rows` whole rows; elements that do not exist are +0. min and max are over all of them.
 inline __attribute__((always_inline)) TileSum sum_and_range(const float* __restrict x, int rows) {
-  alignas(64) float sums[kColumns], low[kFloats], high[kFloats];
+  alignas(64) float sums[kColumns];
   Floats lowest = load_floats(x), highest = lowest;
   for (int c = 0; c < kColumns; c += kFloats) {
     Floats sum = {};
     for (int r = 0; r < rows; ++r) {
       const Floats v = load_floats(x + r * kColumns + c);
+      __builtin_prefetch(x + 2 * kTile + r * kColumns + c);
       sum = sum + v;
       lowest = minimum(v, lowest);
       highest = maximum(v, highest);
     }
     store_floats(sums + c, sum);
   }
-  store_floats(low, lowest);
-  store_floats(high, highest);
-  TileSum out = {halve(sums), low[0], high[0]};
-  for (int j = 1; j < kFloats; ++j) {
-    out.min = low[j] < out.min ? low[j] : out.min;
-    out.max = high[j] > out.max ? high[j] : out.max;
-  }
-  return out;
+  return {halve(sums), smallest_lane(lowest), largest_lane(highest)};
 }
 
 // s1 = sum of d, s2 = sum of d*d, with d = x - mean32; `count` elements exist, the others have d = 0.

@@ -153,6 +153,7 @@ inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantiz
       } else if (one.small) {
         zeroed = zeroed - (Words)((one.value == 0.0f) & (vy != 0.0f));
       }
+      __builtin_prefetch(y + kTile + at);
       store_floats(q + at, one.value);
       store_codes(codes + at, one.code);
       syy = syy + vy * vy;
@@ -175,10 +176,10 @@ inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantiz
   } else {
     out.zeroed = sum_of_lanes(zeroed);
   }
-  // Unless values were clamped, or the scale says nothing about y, q lies within a factor of two of y, or is zero,
-  // or is one gap: then the range of y with some room vouches for that of q.
+  // Unless values were clamped by more than half, or the scale says nothing about y, q lies within a factor of two
+  // of y, or is zero, or is one gap: then the range of y with some room vouches for that of q.
   constexpr uint32_t kLow = static_cast<uint32_t>(127 - 38) << 23, kHigh = static_cast<uint32_t>(127 + 48) << 23;
-  const bool vouched = out.absmax == 0u || (out.absmax >= kLow && out.absmax <= kHigh && out.saturated == 0);
+  const bool vouched = out.absmax == 0u || (out.absmax >= kLow && out.absmax <= kHigh && v <= 2.0f * spec.largest);
   const bool tame = !(BLOCKS && z.given) && z.scale <= 1e12f;
   out.sums = vouched && tame ? TileSums{halve(yy), halve(yq), halve(qq)} : sums_of_odd_tile(y, q, count);
   return out;

@@ -101,6 +101,18 @@ inline Mask lane_numbers() {
   return numbers;
 }
 
+// Lane l takes that of lane l + s.
+inline Floats rotate_lanes(Floats v, int s) { return __builtin_shuffle(v, (lane_numbers() + s) & (kFloats - 1)); }
+
+inline float smallest_lane(Floats v) {
+  for (int s = kFloats / 2; s >= 1; s /= 2) v = minimum(v, rotate_lanes(v, s));
+  return v[0];
+}
+inline float largest_lane(Floats v) {
+  for (int s = kFloats / 2; s >= 1; s /= 2) v = maximum(v, rotate_lanes(v, s));
+  return v[0];
+}
+
 // The halving of 128 columns: 64, 32, ..., 1. `columns` is overwritten.
 inline float halve(float* __restrict columns) {
   for (int s = kColumns / 2; s >= kFloats; s /= 2) {
@@ -108,7 +120,7 @@ inline float halve(float* __restrict columns) {
   }
   Floats v = load_floats(columns);
   for (int s = kFloats / 2; s >= 1; s /= 2) {  // lane l += lane l + s
-    v = v + __builtin_shuffle(v, (lane_numbers() + s) & (kFloats - 1));
+    v = v + rotate_lanes(v, s);
   }
   return v[0];
 }
