@@ -71,7 +71,7 @@ def description() -> dict[str, str]:
         "caches": ", ".join(caches) or "unknown",
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or "not readable",
         "huge pages": pages.partition("[")[2].partition("]")[0] or "unknown",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "fastgrad": f"{info['fastgrad']}, commit {_commit()}",
