@@ -78,6 +78,8 @@ def report(
     """Compare runs: a table and curves of accuracy, loss, gradient std and shrinkage."""
     try:
         print(f"written: {compare(runs, out)}")
+        for picture in sorted(path for folder in (out, *runs) for path in folder.rglob("*.png")):
+            print(f"plot: {picture}")
     except (UsageError, ModuleNotFoundError) as error:
         _fail(error)
 
