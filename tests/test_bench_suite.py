@@ -19,6 +19,7 @@ from bench import floors, gate, measure, plain, report, run, shapes  # noqa: E40
 from bench.contestants import ROWS, Contestant  # noqa: E402
 from bench.floors import Floor  # noqa: E402
 from bench.gate import Call, Wrong  # noqa: E402
+from fastgrad.cifar import models  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 
@@ -57,7 +58,6 @@ def test_the_lists_are_those_that_are_named():
 
 
 def test_resnet56_is_the_model_of_the_experiments():
-    models = pytest.importorskip("fastgrad.cifar.models")
     parameters = models.build("resnet56", classes=10, channels=3).parameters()
     assert sorted(tuple(p.shape) for p in parameters) == sorted(shapes.resnet56())
 

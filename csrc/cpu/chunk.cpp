@@ -34,8 +34,7 @@ void chunk_moments(const TensorJob& job, const Sweep& sweep, int64_t chunk, doub
   memcpy(out, &m, sizeof m);
 }
 
-// A row is a tensor of its own. Its chunks are merged by the same halving tree, done here as they come: a stack
-// would need the row's length, and rows longer than a chunk are rare.
+// A row is a tensor of its own: its chunks are merged by a halving tree. `leaves` has room for one per chunk.
 Moments moments_of_row(const TensorJob& job, const Sweep& sweep, int64_t start, int64_t n, Moments* leaves) {
   int64_t chunks = 0;
   for (int64_t at = 0; at < n; at += kChunk) {
@@ -228,7 +227,6 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
       absmax = one.absmax > absmax ? one.absmax : absmax;
       result->zeroed += one.zeroed;
       result->saturated += one.saturated;
-      result->nonfinite += one.nonfinite;
     } else if (job.codes != nullptr && job.quantized()) {
       copy_fp32_codes(y, count, reinterpret_cast<uint32_t*>(codes));
     }

@@ -68,7 +68,7 @@ struct Sweep {
 struct ChunkResult {
   double moments[6];  // Moments of numerics/moments.h
   double yy = 0, yq = 0, qq = 0;
-  int64_t zeroed = 0, saturated = 0, nonfinite = 0;
+  int64_t zeroed = 0, saturated = 0;
   float absmax = 0;
 };
 

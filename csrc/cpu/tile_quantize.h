@@ -22,7 +22,7 @@ struct TileSums {
 
 struct TileResult {
   TileSums sums;
-  int zeroed = 0, saturated = 0, nonfinite = 0;
+  int zeroed = 0, saturated = 0;
   uint32_t absmax = 0;  // bits of the largest finite magnitude of y
 };
 
@@ -90,12 +90,9 @@ TileResult quantize_odd_tile(const TileQuantizer& z, const float* __restrict y, 
     const auto one = quantize_any<F, R>(y[i], inverse, scale, noise[i]);
     q[i] = one.value;
     codes[i] = static_cast<typename StagedCode<F>::type>(one.code);
-    if (is_finite(y[i])) {
-      out.saturated += saturates<F>(y[i], inverse);
-      out.zeroed += y[i] != 0.0f && one.value == 0.0f;
-    } else {
-      out.nonfinite += 1;
-    }
+    if (!is_finite(y[i])) continue;  // counted with the moments
+    out.saturated += saturates<F>(y[i], inverse);
+    out.zeroed += y[i] != 0.0f && one.value == 0.0f;
   }
   for (int i = count; i % kColumns != 0; ++i) q[i] = 0.0f;
   out.absmax = largest_finite_bits(y, count);

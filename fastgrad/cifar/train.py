@@ -24,6 +24,7 @@ from fastgrad.cifar.checkpoint import RunFolder
 from fastgrad.cifar.config import Config
 from fastgrad.cifar.errors import UsageError
 from fastgrad.cifar.progress import Progress, StopRequest
+from fastgrad.monitor import Monitor
 
 READ_EVERY = 10  # steps between two readings of loss and monitor; on a GPU each is a wait
 TEST_BATCH = 1000
@@ -73,7 +74,7 @@ def train(
     torch.manual_seed(config.seed)
     model = models.build(config.model, len(data.classes), channels, treatment.backward(config))
     model.to(device=device, memory_format=memory_format)
-    optimizer = treatment.optimizer(config, model, say)
+    optimizer = treatment.optimizer(config, model)
     batches = Batches(data, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
                       channels_last=last, device=device)  # fmt: skip
     monitor = treatment.monitor(config, model, optimizer, config.epochs * len(batches))
@@ -157,8 +158,8 @@ def _count(at: Position, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
     at.totals += torch.stack([loss.double() * count, hits.double(), count.double()])
 
 
-def _read(at: Position, monitor: Any) -> None:
-    latest = monitor.latest() if monitor is not None else {}
+def _read(at: Position, monitor: Monitor) -> None:
+    latest = monitor.latest()
     for name in ("global_std", "q_mean", "alpha") if latest else ():
         at.readings[name] = at.readings.get(name, 0.0) + float(latest[name])
     at.readings["count"] = at.readings.get("count", 0) + bool(latest)
@@ -199,31 +200,29 @@ def _evaluate(model: nn.Module, images: Tensor, labels: Tensor, data: datasets.D
 
 
 def _save(
-    run: RunFolder, at: Position, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: Any
+    run: RunFolder, at: Position, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: Monitor
 ) -> None:
     """metrics.csv and monitor.parquet can be made again from checkpoint.pt, which is written first."""
     run.save({
         "position": {f.name: getattr(at, f.name) for f in dataclasses.fields(at)},
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "monitor": monitor.state_dict() if monitor is not None else None,
+        "monitor": monitor.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state() if at.totals.is_cuda else None,
     })  # fmt: skip
     run.write_metrics(at.rows)
-    if monitor is not None:
-        monitor.write(run.monitor)
+    monitor.write(run.monitor)
 
 
-def _restore(run: RunFolder, at: Position, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: Any,
+def _restore(run: RunFolder, at: Position, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: Monitor,
              device: torch.device) -> Position:  # fmt: skip
     state = run.load(device)
     if state is None:
         return at
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    if monitor is not None and state["monitor"] is not None:
-        monitor.load_state_dict(state["monitor"])
+    monitor.load_state_dict(state["monitor"])
     torch.set_rng_state(state["rng"].cpu())
     if state["cuda_rng"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda_rng"].cpu())
@@ -232,7 +231,6 @@ def _restore(run: RunFolder, at: Position, model: nn.Module, optimizer: torch.op
     return at
 
 
-def _draw(run: RunFolder, monitor: Any) -> None:
+def _draw(run: RunFolder, monitor: Monitor) -> None:
     report.draw([report.read(run.path)], run.plots)
-    if monitor is not None:
-        monitor.plot(run.plots)
+    monitor.plot(run.plots)

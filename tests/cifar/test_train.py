@@ -108,8 +108,6 @@ def test_strong_augmentation_and_autocast_resume_in_the_same_bits(tmp_path):
 
 
 def test_treated_run_resumes_in_the_same_bits(tmp_path):
-    for part in ("optim", "nn", "monitor"):
-        pytest.importorskip(f"fastgrad.{part}")
     config = replace(CONFIG, epochs=3, normalize="autoscale", grad_format="fp8_e4m3", scale="tensor",
                      compensate="q", backward_format="fp8_e5m2")  # fmt: skip
     train(config, tmp_path / "a")
