@@ -96,7 +96,7 @@ class Attached:
                 number += 1
         if not parameters:
             return
-        treatment, progress = self.treatment, self._progress
+        treatment, progress = self.treatment, self._progress.on(parameters[0].device)
         grads = [p.grad for p in parameters]
         lagged = progress.lagged_for(ids, treatment.stats)
         normalized = [g for g, f in zip(grads, flags, strict=True) if f & NORMALIZE]

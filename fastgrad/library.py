@@ -8,6 +8,8 @@ was built, at ``CPU`` above them.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import os
 import platform
 import warnings
@@ -74,17 +76,20 @@ def use_instruction_set(name: str) -> Iterator[None]:
 
 
 _library = torch.library.Library("fastgrad", "DEF")
-_declared: dict[str, bool] = {}  # op -> has a native CPU kernel
+_declared: dict[str, tuple[bool, bool]] = {}  # op -> has a kernel for the CPU, for CUDA devices
 references: dict[str, Callable] = {}  # op -> what is registered at CompositeExplicitAutograd
 
 
-def define(schema: str, *, reference: Callable, fake: Callable, cpu: Callable | None) -> None:
+def define(
+    schema: str, *, reference: Callable, fake: Callable, cpu: Callable | None = None, cuda: Callable | None = None
+) -> None:
     """Declares an op.
 
     schema: the torch schema, without namespace.
     reference: plain PyTorch; documentation, oracle and fallback of every device.
     fake: outputs without data, for tracing.
     cpu: calls the native module; registered only where that is loaded.
+    cuda: finds out, when it is first called on a device, what can compute there.
 
     Writing ops must bump the versions of what they write themselves: a bare Library kernel does not,
     and a backward through the old value would then be silently wrong.
@@ -96,11 +101,44 @@ def define(schema: str, *, reference: Callable, fake: Callable, cpu: Callable | 
     _library.impl(name, reference, "CompositeExplicitAutograd")
     if cpu is not None and native is not None:
         _library.impl(name, cpu, "CPU")
+    if cuda is not None:
+        _library.impl(name, cuda, "CUDA")
     # The differentiable functions are built of these ops (ops/backward.py).
     _library.impl(name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"fastgrad::{name}", fake, lib=_library)
     references[name] = reference
-    _declared[name] = cpu is not None and native is not None
+    _declared[name] = (cpu is not None and native is not None, cuda is not None)
+
+
+@functools.cache
+def _probe_cuda(device: int) -> tuple[str, str]:
+    """What computes on a CUDA device, and why: the native module, else Triton, else the PyTorch references."""
+    if native is None:
+        why = f"native module {native_state}"
+    elif not hasattr(native, "cuda_unavailable"):
+        why = "the native module was built without CUDA"
+    else:
+        why = native.cuda_unavailable(device)
+        if not why:
+            return "CUDA", "compiled into the native module"
+    if not torch.cuda.is_available():
+        # Nothing can be on such a device; said as it would be.
+        return "PyTorch reference", f"{why}; torch finds no CUDA device"
+    if importlib.util.find_spec("triton") is None:
+        return "PyTorch reference", f"{why}; triton is not installed"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_CAPABILITY:
+        return "PyTorch reference", f"{why}; compute capability {capability[0]}.{capability[1]} is too old for Triton"
+    return "Triton", why
+
+
+OLDEST_CAPABILITY = (8, 0)
+"""What Triton's kernels need."""
+
+
+def cuda_kernel(device: int | None) -> str:
+    """CUDA, Triton or PyTorch reference: what computes on a CUDA device. Found out once."""
+    return _probe_cuda(device or 0)[0]
 
 
 @dataclass(frozen=True)
@@ -116,12 +154,13 @@ class OpInfo:
 def op_infos() -> list[OpInfo]:
     """One row per op and device."""
     rows = []
-    for op, has_cpu in _declared.items():
+    for op, (has_cpu, has_cuda) in _declared.items():
         if has_cpu:
             rows.append(OpInfo(op, "cpu", f"C++ {instruction_set()}", "best instruction set this machine runs"))
         else:
             rows.append(OpInfo(op, "cpu", "PyTorch reference", f"native module {native_state}"))
-        rows.append(OpInfo(op, "cuda", "PyTorch reference", "no CUDA kernels in this version"))
+        kernel, reason = _probe_cuda(0) if has_cuda else ("PyTorch reference", "has no kernel of its own")
+        rows.append(OpInfo(op, "cuda", kernel, reason))
     return rows
 
 
@@ -141,5 +180,6 @@ def info() -> dict[str, str]:
         "instruction sets": ", ".join(native.instruction_sets()) if native is not None else "-",
         "threads": str(torch.get_num_threads()),
         "threads run by": native.parallel_engine() if native is not None else "-",
+        "CUDA kernels": f"{_probe_cuda(0)[0]}: {_probe_cuda(0)[1]}",
         "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

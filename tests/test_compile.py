@@ -144,7 +144,7 @@ def everything(x: list[torch.Tensor], format: str, scale: str) -> list[torch.Ten
     )
     moments = torch.ops.fastgrad.gradient_moments(x)
     state, hyper = torch.zeros(2, dtype=torch.float64), torch.tensor(HYPER, dtype=torch.float64)
-    method = ("znorm", 1e-8, 1.0, "one", state, None, False, format, "nearest", scale, 32, False, 1, 2, 3)
+    method = ("znorm", 1e-8, 1.0, "one", state, None, False, format, "nearest", scale, 32, False, 1, 2, None, 3)
     treated = torch.ops.fastgrad.normalize_quantize_([t.clone() for t in x], None, *method, "gradient", None, False)
     stepped = torch.ops.fastgrad.sgd_step_(
         *([t.clone() for t in x], x, [t.clone() for t in x], hyper, None, None, *method),

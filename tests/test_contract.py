@@ -90,8 +90,8 @@ def op_arguments(requires_grad: bool) -> dict[str, tuple]:
     stored, _ = fastgrad.quantize(lists, "int8", scale="block", block=64)
     plain = (1e-8, 1.0, "sigma", state(), None, False)  # eps ... two_reads
     written = [[torch.randn(5, 7), torch.randn(1100)] for _ in range(2)]  # parameters, momenta
-    noise = (False, 1, 2, 3)  # pow2, seed, step, slot
-    out_of_place = (False, 1, torch.tensor(2), 3)
+    noise = (False, 1, 2, None, 3)  # pow2, seed, step, clock, slot
+    out_of_place = (False, 1, 0, torch.tensor(2), 3)
     return {
         "gradient_moments": ([made(5, 7), made(1100)],),
         "quantize": ([made(5, 7), made(1100)], "fp8_e4m3", "stochastic", "block", 64, *quantizing),

@@ -143,7 +143,7 @@ def test_out_of_place(format, flags, n):
         state = torch.zeros(2, dtype=torch.float64)
         out, table = torch.ops.fastgrad.normalize_quantize(
             *(x, flags, "autoscale", 1e-8, 1.0, "sigma", state, None, False, format, "stochastic", "none", 0),
-            *(False, 1, torch.tensor(2), 3, "activation", None, False),
+            *(False, 1, 0, torch.tensor(2), 3, "activation", None),
         )
         return [table, state, out]
 

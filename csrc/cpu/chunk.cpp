@@ -1,6 +1,6 @@
 // The kernels of one chunk. This file is compiled once per instruction set, FASTGRAD_ISA naming it; nothing
 // in it may be an inline function of another namespace than that one (tests/test_build.py reads the symbols).
-#include "job.h"
+#include "kernels.h"
 #include "numerics/normalizers.h"
 #include "numerics/sgd.h"
 #include "tile_moments.h"
@@ -58,12 +58,11 @@ float row_moments(const TensorJob& job, const Sweep& sweep, int64_t first, int64
     }
     const float c = static_cast<float>(m.mean);
     job.row_means[row] = c;
-    const float low = magnitude(static_cast<float>(m.min) - c), high = magnitude(static_cast<float>(m.max) - c);
-    absmax = low > absmax ? low : absmax;
-    absmax = high > absmax ? high : absmax;
+    const float largest = absmax_after(m, {1.0f, c});
+    absmax = largest > absmax ? largest : absmax;
   }
   if (leaves != &one) delete[] leaves;
-  return absmax < bits_float(kFloatMax) ? absmax : bits_float(kFloatMax);
+  return absmax;
 }
 
 // y = (x - c) * a of `count` elements; the padding stays +0.
@@ -95,17 +94,17 @@ void sgd_elements(const float* __restrict q, int count, float* __restrict p, flo
                   const NarrowMomentum& narrow) {
   const SgdStep s = step;
   if ((FLAGS & kMomentum) && narrow.target != nullptr) {
-    for (int i = 0; i < count; ++i) m[i] = sgd_momentum<FLAGS>(sgd_direction<FLAGS>(q[i], p[i], s), m[i], s);
+    for (int i = 0; i < count; ++i) m[i] = sgd_momentum(sgd_direction(q[i], p[i], s, FLAGS), m[i], s, FLAGS);
     store_tile(m, count, narrow.target, narrow.type, narrow.offset, Rounding::nearest, nullptr);
     widen(narrow.target, narrow.type, narrow.offset, count, m);
-    for (int i = 0; i < count; ++i) p[i] = sgd_parameter<FLAGS>(sgd_direction<FLAGS>(q[i], p[i], s), m[i], p[i], s);
+    for (int i = 0; i < count; ++i) p[i] = sgd_parameter(sgd_direction(q[i], p[i], s, FLAGS), m[i], p[i], s, FLAGS);
     return;
   }
   for (int i = 0; i < count; ++i) {
-    const double d = sgd_direction<FLAGS>(q[i], p[i], s);
+    const double d = sgd_direction(q[i], p[i], s, FLAGS);
     float momentum = 0;
-    if (FLAGS & kMomentum) m[i] = momentum = sgd_momentum<FLAGS>(d, m[i], s);
-    p[i] = sgd_parameter<FLAGS>(d, momentum, p[i], s);
+    if (FLAGS & kMomentum) m[i] = momentum = sgd_momentum(d, m[i], s, FLAGS);
+    p[i] = sgd_parameter(d, momentum, p[i], s, FLAGS);
   }
 }
 
@@ -126,9 +125,9 @@ struct SgdVariants {
 constexpr SgdVariants sgd_variants;
 
 void update_tile(const TensorJob& job, const Sweep& sweep, const float* q, int64_t tile, int64_t offset, int count) {
-  const SgdStep step = {job.lr, job.mu, job.one_minus_dampening, job.weight_decay, job.decay, job.sgd_flags};
+  const SgdStep step = sgd_step(job.hyper, job.factor, (job.flags & kFirst) != 0);
   NarrowMomentum narrow;
-  const bool with_momentum = (job.sgd_flags & kMomentum) != 0;
+  const bool with_momentum = (step.flags & kMomentum) != 0;
   alignas(64) float p_buffer[kTile], m_buffer[kTile];
   float *p = p_buffer, *m = m_buffer;
   if (job.parameter_type == Type::fp32) {
@@ -142,7 +141,7 @@ void update_tile(const TensorJob& job, const Sweep& sweep, const float* q, int64
     widen(job.momentum, job.momentum_type, offset, count, m);
     narrow = {job.momentum, job.momentum_type, offset};
   }
-  sgd_variants.table[job.sgd_flags](q, count, p, m, step, narrow);
+  sgd_variants.table[step.flags](q, count, p, m, step, narrow);
   if (p == p_buffer) {
     alignas(64) uint16_t noise[kTile];
     const Rounding rounding = static_cast<Rounding>(sweep.weight_rounding);
@@ -192,7 +191,7 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
   const Format format = static_cast<Format>(sweep.format);
   const Rounding rounding = static_cast<Rounding>(sweep.rounding);
   const bool quantize = job.quantized() && format != Format::fp32;
-  const bool affine = job.row_means != nullptr || job.a != 1.0f || job.c != 0.0f;
+  const bool affine = job.row_means != nullptr || !changes_nothing({job.a, job.c});
   const int64_t start = chunk * kChunk, n = job.n - start < kChunk ? job.n - start : kChunk;
 
   Moments moments[kTilesPerChunk];

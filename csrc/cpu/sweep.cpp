@@ -245,7 +245,7 @@ class SweepRun {
         if (sweep_.lagged != nullptr) {
           absmax = static_cast<float>(source[kAbsmax]);
         } else if (!by_rows(job) && m.n > 0.0) {
-          absmax = absmax_after(static_cast<float>(m.min), static_cast<float>(m.max), job);
+          absmax = absmax_after(m, {job.a, job.c});
         }
         job.scale = scale_for(absmax, largest, sweep_.pow2);
       }
@@ -253,16 +253,6 @@ class SweepRun {
       row(i)[kScale] = job.scale;
       if (job.scales != nullptr) job.scales[0] = job.scale;
     }
-  }
-
-  static float absmax_after(float min, float max, const TensorJob& job) {
-    const Affine f = {job.a, job.c};
-    const bool affine = job.a != 1.0f || job.c != 0.0f;
-    float low = magnitude(affine ? apply_affine(min, f) : min), high = magnitude(affine ? apply_affine(max, f) : max);
-    low = low == low ? low : 0.0f;  // an infinite difference times a = 0
-    high = high == high ? high : 0.0f;
-    const float largest = low > high ? low : high;
-    return largest < bits_float(kFloatMax) ? largest : bits_float(kFloatMax);
   }
 
   void process(int first, int last) {

@@ -4,11 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "job.h"
+#include "kernels.h"
 
 namespace fastgrad {
-
-constexpr int kTableColumns = 16;
 
 // Runs the sweep and fills table[(jobs + 1) * 16]. Returns false if skip_nonfinite found a non-finite
 // element, in which case only the moments were written to the table and nothing else anywhere.

@@ -7,15 +7,6 @@
 
 FASTGRAD_NUMERICS_BEGIN
 
-// IEEE half precision to float32, exactly, without a branch: the exponent is moved by a multiplication, which
-// also normalizes subnormals.
-inline float half_to_float(uint16_t h) {
-  const uint32_t m = h & 0x7fffu, sign = static_cast<uint32_t>(h & 0x8000u) << 16;
-  const float scaled = bits_float(m << 13) * power_of_two(112);
-  const uint32_t bits = m >= 0x7c00u ? (m << 13) | kInfinity : float_bits(scaled);
-  return bits_float(bits | sign);
-}
-
 inline int64_t type_size(Type type) { return type == Type::fp32 ? 4 : 2; }
 
 inline void widen(const void* source, Type type, int64_t offset, int count, float* __restrict x) {

@@ -72,6 +72,20 @@ FG_FN Affine affine_for(Method method, const Moments& m, double eps, double glob
   return {static_cast<float>(a < cap ? a : cap), mean};
 }
 
+FG_FN bool changes_nothing(Affine f) { return f.a == 1.0f && f.c == 0.0f; }
 FG_FN float apply_affine(float x, Affine f) { return (x - f.c) * f.a; }
+
+// The largest magnitude after the map, which is monotone: exactly that of an end of the range.
+FG_FN float absmax_after(const Moments& m, Affine f) {
+  float low = static_cast<float>(m.min), high = static_cast<float>(m.max);
+  if (!changes_nothing(f)) {
+    low = apply_affine(low, f);
+    high = apply_affine(high, f);
+  }
+  low = low == low ? magnitude(low) : 0.0f;  // an infinite difference times a = 0
+  high = high == high ? magnitude(high) : 0.0f;
+  const float largest = low > high ? low : high;
+  return largest < bits_float(kFloatMax) ? largest : bits_float(kFloatMax);
+}
 
 FASTGRAD_NUMERICS_END

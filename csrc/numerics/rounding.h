@@ -6,12 +6,17 @@
 FASTGRAD_NUMERICS_BEGIN
 
 // Float and Word are float and uint32_t, or, on the CPU, vectors of as many lanes, for which csrc/cpu/vector.h
-// brings these functions. A comparison gives a bool or a mask of lanes; `mask ? a : b` reads the same for both.
+// brings these functions, or, on the GPU, the four neighbours of csrc/cuda/quad.h. A comparison gives a bool or a mask.
 FG_FN float word_to_float(uint32_t w) { return static_cast<float>(static_cast<int32_t>(w)); }
 FG_FN uint32_t float_to_word(float x) { return static_cast<uint32_t>(static_cast<int32_t>(x)); }
 FG_FN uint32_t mask_to_word(bool mask) { return mask ? 1u : 0u; }
 FG_FN bool any_below(uint32_t w, uint32_t limit) { return w < limit; }
 FG_FN float minimum(float a, float b) { return a < b ? a : b; }  // b where a is NaN
+
+template <class Mask, class T>
+FG_FN T select(Mask mask, T a, T b) {
+  return mask ? a : b;
+}
 
 template <class Float>
 FG_FN Float splat(float x) {
@@ -86,10 +91,10 @@ FG_FN Rounded<Float, Word> round_magnitude(Float magnitude, Word noise) {
     if (small) {  // subnormal in the format, or zero: rare where the scale fits
       constexpr float kGap = subnormal_gap<F>();
       const auto below = bits < kSmallestNormal;
-      const Float gaps = (below ? magnitude : splat<Float>(0.0f)) * (65536.0f / kGap);  // exact
+      const Float gaps = select(below, magnitude, splat<Float>(0.0f)) * (65536.0f / kGap);  // exact
       const Word units = round_gaps<R>(gaps, noise);
-      code = below ? units : code;
-      value = below ? word_to_float(units) * kGap : value;
+      code = select(below, units, code);
+      value = select(below, word_to_float(units) * kGap, value);
     }
     return {code, value, small};
   }
@@ -120,7 +125,7 @@ FG_FN Quantized<Float, Word> quantize_finite(Float y, Float inverse_scale, Float
   if constexpr (S == Scaling::clamped) r.value = minimum(r.value, splat<Float>(bits_float(kFloatMax)));
   if constexpr (spec.integer) {
     const Word minus = Word{} - (sign >> 31);  // two's complement; zero has no sign
-    const Word value_sign = r.code == 0u ? Word{} : sign;
+    const Word value_sign = select(r.code == 0u, Word{}, sign);
     return {(r.code ^ minus) - minus, bits_float(float_bits(r.value) | value_sign), r.small};
   } else {
     return {r.code | (sign >> (31 - spec.sign_shift)), bits_float(float_bits(r.value) | sign), r.small};
@@ -147,6 +152,15 @@ FG_FN Quantized<float, uint32_t> quantize_any(float y, float inverse_scale, floa
     return {spec.infinity | (sign >> (31 - spec.sign_shift)), bits_float(kInfinity | sign), false};
   }
   return quantize_finite<F, R, Scaling::clamped>(bits_float(float_bits(spec.largest) | sign), 1.0f, scale, noise);
+}
+
+// IEEE half precision to float32, exactly, without a branch: the exponent is moved by a multiplication, which
+// also normalizes subnormals.
+FG_FN float half_to_float(uint16_t h) {
+  const uint32_t m = h & 0x7fffu, sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const float scaled = bits_float(m << 13) * power_of_two(112);
+  const uint32_t bits = m >= 0x7c00u ? (m << 13) | kInfinity : float_bits(scaled);
+  return bits_float(bits | sign);
 }
 
 // The magnitude a code without a sign stands for, for codes of finite numbers.

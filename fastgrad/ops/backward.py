@@ -46,7 +46,7 @@ class _FakeQuantize(torch.autograd.Function):
 def _treat(x, step, state, purpose, method, alpha, eps, max_norm, format, rounding, scale, block, pow2, seed):
     out, _ = torch.ops.fastgrad.normalize_quantize(
         x, None, method, eps, max_norm, alpha, state, None, False,
-        format, rounding, scale, block, pow2, seed, step, 0, purpose, None, False,
+        format, rounding, scale, block, pow2, seed, 0, step, 0, purpose, None,
     )  # fmt: skip
     return out
 
@@ -60,7 +60,6 @@ def _count(step: Tensor) -> Tensor:
 library.define(
     "next_step(Tensor(a!) step) -> Tensor",
     reference=_count,
-    cpu=None,
     fake=torch.empty_like,
 )
 
@@ -91,7 +90,7 @@ def normalize_grad(
     checks.one_of("method", method, METHODS)
     checks.one_of("alpha", alpha, ALPHAS)
     checks.float_tensors("x", [x])
-    state = torch.zeros(2, dtype=torch.float64) if state is None else state
+    state = checks.alpha_state(state, [x])
     arguments = (method, alpha, eps, max_norm, "fp32", "nearest", "none", 0, False, 0)
     return _TreatGradient.apply(x, torch.zeros((), dtype=torch.int64), state, arguments)
 
@@ -150,6 +149,6 @@ def _quantize_arguments(x, format, step, method, alpha, eps, max_norm, state, ro
     checks.quantizer(format, rounding, scale, block)
     checks.normalizer(method, alpha)
     checks.float_tensors("x", [x])
-    state = torch.zeros(2, dtype=torch.float64) if state is None else state
+    state = checks.alpha_state(state, [x])
     arguments = (method, alpha, eps, max_norm, format, rounding, scale, block, pow2, signed64(seed))
     return x, _step_tensor(step), state, arguments

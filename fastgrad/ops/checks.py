@@ -55,10 +55,13 @@ def tensor_list(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
     return list(tensors)
 
 
-def alpha_state(state: Tensor | None) -> Tensor:
-    """The float64 [2] state of autoscale; a new one if there is none."""
+def alpha_state(state: Tensor | None, tensors: Sequence[Tensor]) -> Tensor:
+    """The float64 [2] state of autoscale, on the device of the tensors; a new one if there is none."""
+    device = tensors[0].device if tensors else torch.device("cpu")
     if state is None:
-        return torch.zeros(2, dtype=torch.float64)
+        return torch.zeros(2, dtype=torch.float64, device=device)
+    if state.device != device:
+        raise ValueError(f"state: expected device {device}, got {state.device}")
     if state.dtype != torch.float64 or tuple(state.shape) != (2,):
         raise ValueError(f"state: expected a float64 tensor of shape [2], got {state.dtype} {list(state.shape)}")
     return state

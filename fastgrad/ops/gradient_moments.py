@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastgrad import library
 from fastgrad.ops import checks
+from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.layout import readable
-from fastgrad.ops.sweeps import Sweep, native_sweep, reference_sweep
+from fastgrad.ops.sweeps import reference_sweep
 
 MOMENTS = ("n", "mean", "m2", "min", "max", "nonfinite")
 
@@ -44,17 +43,16 @@ def gradient_moments(
     return torch.ops.fastgrad.gradient_moments(tensors)
 
 
-def _implementation(sweep: Sweep, tensors: list[Tensor]) -> Tensor:
-    return sweep(readable(tensors), flags=[0] * len(tensors))[:, :6].contiguous()
+def _implementation(engine: Engine, tensors: list[Tensor]) -> Tensor:
+    return engine.sweep(readable(tensors), flags=[0] * len(tensors))[:, :6].contiguous()
 
 
 def _fake(tensors: list[Tensor]) -> Tensor:
-    return torch.empty(len(tensors) + 1, 6, dtype=torch.float64)
+    return torch.empty(len(tensors) + 1, 6, dtype=torch.float64, device=tensors[0].device)
 
 
-library.define(
+declare(
     "gradient_moments(Tensor[] tensors) -> Tensor",
-    reference=partial(_implementation, reference_sweep),
-    cpu=partial(_implementation, native_sweep),
-    fake=_fake,
+    _implementation,
+    _fake,
 )

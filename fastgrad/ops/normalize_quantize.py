@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastgrad import library
 from fastgrad.ops import checks
+from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.gradient_moments import gradient_moments
 from fastgrad.ops.layout import changed, readable, written
-from fastgrad.ops.sweeps import COLUMNS, FORMATS, NORMALIZE, QUANTIZE, Sweep, native_sweep, reference_sweep
+from fastgrad.ops.sweeps import FORMATS, NORMALIZE, QUANTIZE, empty_table, reference_sweep
 from fastgrad.reference.philox import DEFAULT_SEED
 
 Alpha = str | Callable[[float, Tensor], float]
@@ -95,7 +94,7 @@ def normalize_quantize_(
     block: int = 128,
     pow2: bool = False,
     seed: int = DEFAULT_SEED,
-    step: int = 0,
+    step: int | Tensor = 0,
     slot: int = 0,
     ids: Sequence[int] | None = None,
     flags: Sequence[int] | None = None,
@@ -112,6 +111,8 @@ def normalize_quantize_(
 
     With ``stats="lagged"`` a per-tensor scale is made of the previous table's absmax (delayed scaling).
 
+    step: a number, or an int64 tensor of one element, which a captured CUDA graph reads anew at every replay.
+
     flags: per tensor, NORMALIZE (1) | QUANTIZE (2), default both. A tensor without NORMALIZE counts in no statistics
     of the whole list. skip_nonfinite: a NaN or infinity in any tensor leaves all of them as they are, bit for bit;
     the ``nonfinite`` column of the table tells.
@@ -125,9 +126,10 @@ def normalize_quantize_(
     checks.quantizer(format, rounding, scale, block)
     checks.float_tensors("tensors", tensors)
     checks.not_differentiable("normalize_quantize_", "tensors", tensors)
+    step, clock = step_and_clock(step, tensors)
     checks.noise(seed, step, slot, ids, len(tensors))
     checks.per_tensor("flags", flags, len(tensors), 4)
-    state = checks.alpha_state(state)
+    state = checks.alpha_state(state, tensors)
     lagged = lagged_moments(stats, previous, len(tensors))
     checks.no_overlap({"tensors": tensors, "state": [state]})
     if not tensors:
@@ -136,7 +138,7 @@ def normalize_quantize_(
         alpha, state = resolve_alpha(tensors, method, alpha, state, lagged)
         return torch.ops.fastgrad.normalize_quantize_(
             tensors, flags, method, eps, max_norm, alpha, state, lagged, stats == "two_reads",
-            format, rounding, scale, block, pow2, signed64(seed), step, slot, "gradient", ids, skip_nonfinite,
+            format, rounding, scale, block, pow2, signed64(seed), step, clock, slot, "gradient", ids, skip_nonfinite,
         )  # fmt: skip
 
 
@@ -150,24 +152,36 @@ def signed64(seed: int) -> int:
     return (seed + 2**63) % 2**64 - 2**63
 
 
+def step_and_clock(step: int | Tensor, tensors: Sequence[Tensor]) -> tuple[int, Tensor | None]:
+    """A step as the ops take it: a number, or one int64 in memory, on the device of the tensors or on the CPU."""
+    if not isinstance(step, Tensor):
+        return step, None
+    if step.dtype != torch.int64 or step.numel() != 1:
+        raise ValueError(f"step: expected an int64 tensor of one element, got {step.dtype} {list(step.shape)}")
+    if tensors and step.device.type != "cpu" and step.device != tensors[0].device:
+        raise ValueError(f"step: expected device {tensors[0].device}, got {step.device}")
+    return 0, step
+
+
 def resolve_alpha(
     tensors: Sequence[Tensor], method: str, alpha: Alpha, state: Tensor | None, lagged: Tensor | None
 ) -> tuple[str, Tensor]:
     """The name and state to hand to the sweep. A callable is asked here, with sigma and the state."""
-    state = checks.alpha_state(state)
+    state = checks.alpha_state(state, tensors)
     if isinstance(alpha, str) or method != "autoscale":
         return (alpha if isinstance(alpha, str) else "one"), state
     everything = (gradient_moments(tensors) if lagged is None else lagged)[-1]
     n, m2 = float(everything[0]), float(everything[2])
     factor = float(alpha(math.sqrt(m2 / n) if n else 0.0, state))
     checks.not_negative("alpha", factor)
-    return "given", torch.tensor([factor, 0.0], dtype=torch.float64)
+    return "given", torch.tensor([factor, 0.0], dtype=torch.float64, device=everything.device)
 
 
-def _implementation(
-    sweep: Sweep,
-    in_place: bool,
-    tensors: list[Tensor] | Tensor,
+def _treat(
+    engine: Engine,
+    dense: list[Tensor],
+    outs: list[Tensor],
+    rows: list[int],
     flags: list[int] | None,
     method: str,
     eps: float,
@@ -182,19 +196,17 @@ def _implementation(
     block: int,
     pow2: bool,
     seed: int,
-    step: int | Tensor,
+    step: int,
+    clock: Tensor | None,
     slot: int,
     purpose: str,
     ids: list[int] | None,
     skip_nonfinite: bool,
-) -> Tensor | tuple[Tensor, Tensor]:
-    tensors = tensors if in_place else [tensors]
-    dense = readable(tensors, by_rows=method == "centralize")
-    outs = dense if in_place else [torch.empty_like(t) for t in dense]
-    table = sweep(
+) -> Tensor:
+    table = engine.sweep(
         dense,
-        flags=[NORMALIZE | QUANTIZE] * len(tensors) if flags is None else flags,
-        rows=[checks.dim0_rows(t) for t in tensors],
+        flags=[NORMALIZE | QUANTIZE] * len(dense) if flags is None else flags,
+        rows=rows,
         method=method,
         eps=eps,
         max_norm=max_norm,
@@ -208,7 +220,7 @@ def _implementation(
         block=block,
         pow2=pow2,
         seed=seed,
-        step=int(step),
+        step=step if clock is None else clock,
         slot=slot,
         purpose=purpose,
         ids=ids,
@@ -216,39 +228,47 @@ def _implementation(
         outs=outs,
     )
     changed([state])
-    if not in_place:
-        if skip_nonfinite and bool(table[-1, 5] > 0):
-            outs[0].copy_(dense[0])
-        return outs[0], table
+    return table
+
+
+def _in_place(engine: Engine, tensors: list[Tensor], flags: list[int] | None, method: str, *options: object) -> Tensor:
+    dense = readable(tensors, by_rows=method == "centralize")
+    table = _treat(engine, dense, dense, list(map(checks.dim0_rows, tensors)), flags, method, *options)
     written(tensors, dense)
     return table
 
 
-def _fake_in_place(tensors: list[Tensor], *arguments: object) -> Tensor:
-    return torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
+def _out_of_place(
+    engine: Engine, tensor: Tensor, flags: list[int] | None, method: str, *options: object
+) -> tuple[Tensor, Tensor]:
+    dense = readable([tensor], by_rows=method == "centralize")
+    out = torch.empty_like(dense[0])
+    return out, _treat(engine, dense, [out], [checks.dim0_rows(tensor)], flags, method, *options, False)
 
 
-def _fake(tensor: Tensor, flags: list[int] | None, method: str, *arguments: object) -> tuple[Tensor, Tensor]:
+def _fake_in_place(tensors: list[Tensor], *options: object) -> Tensor:
+    return empty_table(len(tensors), tensors[0].device)
+
+
+def _fake(tensor: Tensor, flags: list[int] | None, method: str, *options: object) -> tuple[Tensor, Tensor]:
     (dense,) = readable([tensor], by_rows=method == "centralize")
-    return torch.empty_like(dense), torch.empty(2, COLUMNS, dtype=torch.float64)
+    return torch.empty_like(dense), empty_table(1, tensor.device)
 
 
+# clock: a step in memory, int64 [1], which a compiled or captured graph reads anew; `step` is then not used.
 _ARGUMENTS = (
     "int[]? flags, str method, float eps, float max_norm, str alpha, Tensor({}!) state, Tensor? lagged, "
-    "bool two_reads, str format, str rounding, str scale, int block, bool pow2, SymInt seed, {} step, SymInt slot, "
-    "str purpose, int[]? ids, bool skip_nonfinite"
+    "bool two_reads, str format, str rounding, str scale, int block, bool pow2, SymInt seed, SymInt step, "
+    "Tensor? clock, SymInt slot, str purpose, int[]? ids"
 )
-library.define(
-    "normalize_quantize_(Tensor(a!)[] tensors, " + _ARGUMENTS.format("b", "SymInt") + ") -> Tensor",
-    reference=partial(_implementation, reference_sweep, True),
-    cpu=partial(_implementation, native_sweep, True),
-    fake=_fake_in_place,
+declare(
+    f"normalize_quantize_(Tensor(a!)[] tensors, {_ARGUMENTS.format('b')}, bool skip_nonfinite) -> Tensor",
+    _in_place,
+    _fake_in_place,
 )
-# Out of place and of one tensor, for backward passes; the step is a tensor, so that a compiled graph does not
-# replay its noise.
-library.define(
-    "normalize_quantize(Tensor tensor, " + _ARGUMENTS.format("a", "Tensor") + ") -> (Tensor out, Tensor table)",
-    reference=partial(_implementation, reference_sweep, False),
-    cpu=partial(_implementation, native_sweep, False),
-    fake=_fake,
+# Of one tensor, for backward passes.
+declare(
+    f"normalize_quantize(Tensor tensor, {_ARGUMENTS.format('a')}) -> (Tensor out, Tensor table)",
+    _out_of_place,
+    _fake,
 )

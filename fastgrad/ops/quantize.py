@@ -5,29 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastgrad import library
 from fastgrad.ops import checks
+from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.layout import changed, readable
 from fastgrad.ops.normalize_quantize import default_scale, signed64
-from fastgrad.ops.sweeps import (
-    COLUMNS,
-    DTYPES,
-    FORMATS,
-    PURPOSES,
-    QUANTIZE,
-    Sweep,
-    native_sweep,
-    reference_sweep,
-)
+from fastgrad.ops.sweeps import DTYPES, FORMATS, PURPOSES, QUANTIZE, empty_table, reference_sweep
 from fastgrad.reference.formats import FORMATS as SPECS
-from fastgrad.reference.formats import decode, load_codes
 from fastgrad.reference.philox import DEFAULT_SEED
-from fastgrad.reference.scales import block_count, spread
+from fastgrad.reference.scales import block_count
 
 
 @dataclass(frozen=True)
@@ -185,7 +174,7 @@ def _outputs(tensors: list[Tensor], format: str, scale: str, block: int) -> tupl
 
 
 def _write(
-    sweep: Sweep,
+    engine: Engine,
     tensors: list[Tensor],
     codes: list[Tensor],
     scales: list[Tensor],
@@ -209,7 +198,7 @@ def _write(
     if scale == "none":
         torch._foreach_zero_(scales)
         torch._foreach_add_(scales, 1.0)
-    return sweep(
+    return engine.sweep(
         dense,
         flags=[QUANTIZE] * len(tensors),
         format=format,
@@ -229,14 +218,14 @@ def _write(
     )
 
 
-def _new(sweep: Sweep, tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: object):
+def _new(engine: Engine, tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: object):
     codes, scales = _outputs(readable(tensors), format, scale, block)
-    table = _write(sweep, tensors, codes, scales, format, rounding, scale, block, *rest)
+    table = _write(engine, tensors, codes, scales, format, rounding, scale, block, *rest)
     return codes, scales, table
 
 
-def _existing(sweep: Sweep, tensors: list[Tensor], codes: list[Tensor], scales: list[Tensor], *rest: object) -> Tensor:
-    table = _write(sweep, tensors, codes, scales, *rest)
+def _existing(engine: Engine, tensors: list[Tensor], codes: list[Tensor], scales: list[Tensor], *rest: object) -> Tensor:
+    table = _write(engine, tensors, codes, scales, *rest)
     changed(codes)
     changed(scales)
     return table
@@ -244,28 +233,26 @@ def _existing(sweep: Sweep, tensors: list[Tensor], codes: list[Tensor], scales: 
 
 def _fake(tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: object):
     codes, scales = _outputs(readable(tensors), format, scale, block)
-    return codes, scales, torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
+    return codes, scales, empty_table(len(tensors), tensors[0].device)
 
 
 def _fake_existing(tensors: list[Tensor], *rest: object) -> Tensor:
-    return torch.empty(len(tensors) + 1, COLUMNS, dtype=torch.float64)
+    return empty_table(len(tensors), tensors[0].device)
 
 
 _OPTIONS = (
     "str format, str rounding, str scale, int block, bool pow2, Tensor[]? given_scales, SymInt seed, SymInt step, "
     "SymInt slot, str purpose, int[]? ids, bool moments"
 )
-library.define(
+declare(
     f"quantize(Tensor[] tensors, {_OPTIONS}) -> (Tensor[] codes, Tensor[] scales, Tensor table)",
-    reference=partial(_new, reference_sweep),
-    cpu=partial(_new, native_sweep),
-    fake=_fake,
+    _new,
+    _fake,
 )
-library.define(
+declare(
     f"quantize_(Tensor[] tensors, Tensor(a!)[] codes, Tensor(b!)[] scales, {_OPTIONS}) -> Tensor",
-    reference=partial(_existing, reference_sweep),
-    cpu=partial(_existing, native_sweep),
-    fake=_fake_existing,
+    _existing,
+    _fake_existing,
 )
 
 
@@ -344,40 +331,11 @@ def _check_codes(codes: list[Tensor], scales: list[Tensor], format: str, block: 
             raise ValueError(f"codes[{i}], scales[{i}]: expected dense tensors")
 
 
-def _dequantize_cpu(codes, scales, format, block, sizes, strides, dims, dtype) -> list[Tensor]:
+def _dequantize(engine: Engine, codes, scales, format, block, sizes, strides, dims, dtype) -> list[Tensor]:
     values = _empty_values(codes, sizes, strides, dims, dtype)
     _check_codes(codes, scales, format, block, values)
-    from array import array
-
-    columns = {
-        "n": array("q", map(Tensor.numel, values)),
-        "codes": array("q", map(Tensor.data_ptr, codes)),
-        "scales": array("q", map(Tensor.data_ptr, scales)),
-        "out": array("q", map(Tensor.data_ptr, values)),
-    }
-    library.native.dequantize(
-        columns,
-        len(codes),
-        FORMATS.index(format),
-        block,
-        DTYPES[dtype],
-        torch.get_num_threads(),
-        library.instruction_set(),
-    )
-    return values
-
-
-def _dequantize_reference(codes, scales, format, block, sizes, strides, dims, dtype) -> list[Tensor]:
-    from fastgrad.reference.formats import store_float
-
-    values = _empty_values(codes, sizes, strides, dims, dtype)
-    _check_codes(codes, scales, format, block, values)
-    spec = SPECS[format]
-    for c, s, v in zip(codes, scales, values, strict=True):
-        n = v.numel()
-        numbers = load_codes(c.as_strided((c.numel(),), (1,)), spec, n)
-        decoded = decode(numbers, spread(s, block, n) if block else s, spec)
-        v.as_strided((n,), (1,)).copy_(store_float(decoded, dtype))
+    if values:
+        engine.dequantize(codes, scales, format, block, values)
     return values
 
 
@@ -385,10 +343,9 @@ def _dequantize_fake(codes, scales, format, block, sizes, strides, dims, dtype) 
     return _empty_values(codes, sizes, strides, dims, dtype)
 
 
-library.define(
+declare(
     "dequantize(Tensor[] codes, Tensor[] scales, str format, int block, SymInt[] sizes, SymInt[] strides, int[] dims, "
     "ScalarType dtype) -> Tensor[]",
-    reference=_dequantize_reference,
-    cpu=_dequantize_cpu,
-    fake=_dequantize_fake,
+    _dequantize,
+    _dequantize_fake,
 )

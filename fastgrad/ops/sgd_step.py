@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from fastgrad import library
 from fastgrad.ops import checks
+from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.layout import all_contiguous, changed, readable, same_layout, written
-from fastgrad.ops.normalize_quantize import signed64
-from fastgrad.ops.sweeps import COLUMNS, Sweep, native_sweep, reference_sweep
+from fastgrad.ops.normalize_quantize import signed64, step_and_clock
+from fastgrad.ops.sweeps import empty_table, reference_sweep
 from fastgrad.reference.philox import DEFAULT_SEED
 
 
@@ -36,7 +34,7 @@ def sgd_step_(
     block: int = 128,
     pow2: bool = False,
     seed: int = DEFAULT_SEED,
-    step: int = 0,
+    step: int | Tensor = 0,
     slot: int = 0,
     ids: list[int] | None = None,
     factors: Tensor | None = None,  # float64 [T]: k of every tensor
@@ -53,7 +51,8 @@ def sgd_step_(
         u = d + momentum * m  (nesterov)  or  m
         p = p * (1 - lr * weight_decay) - lr * k * u    decoupled decay; k: compensation factor, 1 by default
 
-    ``lr`` is per step. bfloat16 and float16 parameters are stored rounded to nearest, or stochastically with
+    hyper, factors and step (an int64 tensor of one element) are read by the kernel where they are on a CUDA device, so
+    that a captured graph follows them. ``lr`` is per step. bfloat16 and float16 parameters are stored rounded to nearest, or stochastically with
     noise of their own (``weight_rounding="stochastic"``). With ``skip_nonfinite`` a NaN or infinity in any gradient
     leaves every parameter and buffer untouched, bit for bit; the table's ``nonfinite`` tells.
 
@@ -71,21 +70,22 @@ def sgd_step_(
         _check_shapes(name, tensors, params)
     checks.not_differentiable("sgd_step_", "params", params)
     checks.hyper_rows(hyper, groups, count)
-    if not momenta and bool((hyper[:, 1] != 0).any()):
+    if not momenta and hyper.device.type == "cpu" and bool((hyper[:, 1] != 0).any()):
         raise ValueError("momenta: expected buffers, because hyper has a momentum")
     checks.per_tensor("flags", flags, count, 8)
+    step, clock = step_and_clock(step, params)
     checks.noise(seed, step, slot, ids, count)
     checks.not_negative("eps", eps)
     checks.not_negative("max_norm", max_norm)
     checks.lagged_table(lagged, count)
-    state = checks.alpha_state(state)
+    state = checks.alpha_state(state, params)
     if count == 0:
         return reference_sweep([], flags=[])
     checks.no_overlap({"params": params, "momenta": momenta, "state": [state]}, {"grads": grads})
     with torch.no_grad():
         return torch.ops.fastgrad.sgd_step_(
             params, grads, momenta, hyper, groups, flags, method, eps, max_norm, alpha, state, lagged, two_reads,
-            format, rounding, scale, block, pow2, signed64(seed), step, slot, ids, factors, inv_scale, measure,
+            format, rounding, scale, block, pow2, signed64(seed), step, clock, slot, ids, factors, inv_scale, measure,
             skip_nonfinite, weight_rounding,
         )  # fmt: skip
 
@@ -97,7 +97,7 @@ def _check_shapes(name: str, tensors: list[Tensor], params: list[Tensor]) -> Non
 
 
 def _implementation(
-    sweep: Sweep,
+    engine: Engine,
     params: list[Tensor],
     grads: list[Tensor],
     momenta: list[Tensor],
@@ -118,6 +118,7 @@ def _implementation(
     pow2: bool,
     seed: int,
     step: int,
+    clock: Tensor | None,
     slot: int,
     ids: list[int] | None,
     factors: Tensor | None,
@@ -132,7 +133,7 @@ def _implementation(
         dense_p = readable(params, by_rows=method == "centralize")
         dense_g = [same_layout(g, p) for g, p in zip(grads, dense_p, strict=True)]
         dense_m = [same_layout(m, p) for m, p in zip(momenta, dense_p, strict=True)] if momenta else []
-    table = sweep(
+    table = engine.sweep(
         dense_g,
         flags=[3] * len(params) if flags is None else flags,
         rows=[checks.dim0_rows(p) for p in params] if method == "centralize" else None,
@@ -153,7 +154,7 @@ def _implementation(
         block=block,
         pow2=pow2,
         seed=seed,
-        step=step,
+        step=step if clock is None else clock,
         slot=slot,
         ids=ids,
         factors=factors,
@@ -170,15 +171,14 @@ def _implementation(
 
 
 def _fake(params: list[Tensor], *arguments: object) -> Tensor:
-    return torch.empty(len(params) + 1, COLUMNS, dtype=torch.float64)
+    return empty_table(len(params), params[0].device)
 
 
-library.define(
+declare(
     "sgd_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, Tensor hyper, int[]? groups, int[]? flags, "
     "str method, float eps, float max_norm, str alpha, Tensor(c!) state, Tensor? lagged, bool two_reads, str format, "
-    "str rounding, str scale, int block, bool pow2, SymInt seed, SymInt step, SymInt slot, int[]? ids, "
+    "str rounding, str scale, int block, bool pow2, SymInt seed, SymInt step, Tensor? clock, SymInt slot, int[]? ids, "
     "Tensor? factors, float inv_scale, bool measure, bool skip_nonfinite, str weight_rounding) -> Tensor",
-    reference=partial(_implementation, reference_sweep),
-    cpu=partial(_implementation, native_sweep),
-    fake=_fake,
+    _implementation,
+    _fake,
 )

@@ -1,13 +1,14 @@
-"""One sweep over a list of tensors, by the native module or by the reference: the seam below every op.
+"""One sweep over a list of tensors, on the CPU or by the reference: the seam below every op.
 
-Both take the tensors of an op as they are, dense in memory but of any layout, and the keywords of
-:func:`fastgrad.reference.sweep.sweep`, with noise given as ``seed, step, slot, purpose, ids``.
+All sweeps take the tensors of an op as they are, dense in memory but of any layout, and the keywords of
+:func:`fastgrad.reference.sweep.sweep`, with noise given as ``seed, step, slot, purpose, ids``. The table is on the
+device of the tensors. :mod:`fastgrad.ops.device_sweeps` has those of a GPU.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from fastgrad import library
 from fastgrad.reference import formats, normalizers, philox
 from fastgrad.reference import sweep as reference
+from fastgrad.reference.scales import spread
 
 NORMALIZE, QUANTIZE, FIRST = reference.NORMALIZE, reference.QUANTIZE, reference.FIRST
 COLUMNS = reference.COLUMNS
@@ -29,10 +31,9 @@ PURPOSES = tuple(philox.PURPOSES)
 BLOCKS = (16, 32, 64, 128, 256)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
-Sweep = Callable[..., Tensor]
 
 
-def _addresses(tensors: Sequence[Tensor]) -> array:
+def addresses(tensors: Sequence[Tensor]) -> array:
     return array("q", map(Tensor.data_ptr, tensors))
 
 
@@ -40,23 +41,23 @@ def _types(tensors: Sequence[Tensor]) -> array:
     return array("q", [DTYPES[t.dtype] for t in tensors])
 
 
-def _sizes(grads: Sequence[Tensor], **others: Sequence[Tensor] | None) -> array:
+def sizes(grads: Sequence[Tensor], **others: Sequence[Tensor] | None) -> array:
     """Elements of every tensor; what is read and written beside it must have as many."""
-    sizes = array("q", map(Tensor.numel, grads))
+    numbers = array("q", map(Tensor.numel, grads))
     for name, tensors in others.items():
-        if tensors is not None and array("q", map(Tensor.numel, tensors)) != sizes:
-            raise ValueError(f"{name}: expected {len(sizes)} tensors with as many elements as the gradients")
-    return sizes
+        if tensors is not None and array("q", map(Tensor.numel, tensors)) != numbers:
+            raise ValueError(f"{name}: expected {len(numbers)} tensors with as many elements as the gradients")
+    return numbers
 
 
-def _float64_address(name: str, tensor: Tensor) -> int:
-    if tensor.dtype != torch.float64 or tensor.device.type != "cpu" or not tensor.is_contiguous():
+def _float64_address(name: str, tensor: Tensor, device: torch.device) -> int:
+    if tensor.dtype != torch.float64 or tensor.device != device or not tensor.is_contiguous():
         got = f"{tensor.dtype} on {tensor.device}"
-        raise ValueError(f"{name}: expected a contiguous float64 tensor on the CPU, got {got}")
+        raise ValueError(f"{name}: expected a contiguous float64 tensor on {device}, got {got}")
     return tensor.data_ptr()
 
 
-def native_sweep(
+def native_arguments(
     grads: Sequence[Tensor],
     *,
     flags: Sequence[int],
@@ -79,16 +80,20 @@ def native_sweep(
     lagged: Tensor | None = None,
     hyper: Tensor | None = None,
     seed: int = philox.DEFAULT_SEED,
+    step: int | Tensor = 0,
     purpose: str = "gradient",
     weight_rounding: str = "nearest",
     **options: object,
-) -> Tensor:
-    """The sweep in one native call. Addresses are read anew every time: a cached one would dangle."""
-    count = len(grads)
+) -> tuple[dict[str, array], dict[str, object]]:
+    """Columns, one entry per tensor, and options as csrc/arguments.h reads them.
+
+    Addresses are read anew for every call: a cached one would dangle.
+    """
+    count, device = len(grads), grads[0].device
     columns = {
-        "n": _sizes(grads, outs=outs, params=params, momenta=momenta),
+        "n": sizes(grads, outs=outs, params=params, momenta=momenta),
         "flags": array("q", flags),
-        "grad": _addresses(grads),
+        "grad": addresses(grads),
         "grad_type": _types(grads),
     }
     if method == "centralize" and rows is not None:
@@ -96,27 +101,32 @@ def native_sweep(
     if ids is not None:
         columns["ids"] = array("q", ids)
     if outs is not None:
-        columns["out"], columns["out_type"] = _addresses(outs), _types(outs)
+        columns["out"], columns["out_type"] = addresses(outs), _types(outs)
     if codes is not None:
-        columns["codes"] = _addresses(codes)
+        columns["codes"] = addresses(codes)
     if scales is not None:
-        columns["scales"] = _addresses(scales)
+        columns["scales"] = addresses(scales)
     if given_scales is not None:
-        columns["given_scales"] = _addresses(given_scales)
+        columns["given_scales"] = addresses(given_scales)
     if params is not None:
-        columns["param"], columns["param_type"] = _addresses(params), _types(params)
-        options["hyper"], options["hyper_rows"] = _float64_address("hyper", hyper), hyper.shape[0]
+        columns["param"], columns["param_type"] = addresses(params), _types(params)
+        options["hyper"], options["hyper_rows"] = _float64_address("hyper", hyper, device), hyper.shape[0]
         if momenta:
-            columns["momentum"], columns["momentum_type"] = _addresses(momenta), _types(momenta)
+            columns["momentum"], columns["momentum_type"] = addresses(momenta), _types(momenta)
         if groups is not None:
             columns["group"] = array("q", groups)
-        if factors is not None:
+        if factors is not None and device.type == "cuda":
+            options["factors_address"] = _float64_address("factors", factors, device)
+        elif factors is not None:
             columns["factor"] = array("d", factors.tolist())
     if state is not None:
-        options["state"] = _float64_address("state", state)
+        options["state"] = _float64_address("state", state, device)
     if lagged is not None:
-        options["lagged"] = _float64_address("lagged", lagged)
-    table = torch.empty(count + 1, COLUMNS, dtype=torch.float64)
+        options["lagged"] = _float64_address("lagged", lagged, device)
+    if isinstance(step, Tensor) and step.device.type == "cuda":
+        options["step_address"] = step.data_ptr()
+    else:
+        options["step"] = int(step)
     options.update(
         count=count,
         method=METHODS.index(method),
@@ -127,11 +137,45 @@ def native_sweep(
         weight_rounding=ROUNDINGS.index(weight_rounding),
         purpose=PURPOSES.index(purpose),
         seed=seed & (2**64 - 1),
-        threads=torch.get_num_threads(),
-        instruction_set=library.instruction_set(),
     )
+    return columns, options
+
+
+def empty_table(count: int, device: torch.device) -> Tensor:
+    return torch.empty(count + 1, COLUMNS, dtype=torch.float64, device=device)
+
+
+def native_sweep(grads: Sequence[Tensor], **keywords: object) -> Tensor:
+    """The sweep in one call of the C++ for the CPU."""
+    columns, options = native_arguments(grads, **keywords)
+    table = empty_table(len(grads), grads[0].device)
+    options.update(threads=torch.get_num_threads(), instruction_set=library.instruction_set())
     library.native.sweep(columns, options, table.data_ptr())
     return table
+
+
+def dequantize_columns(codes: list[Tensor], scales: list[Tensor], values: list[Tensor]) -> dict[str, array]:
+    return {
+        "n": sizes(values),
+        "codes": addresses(codes),
+        "scales": addresses(scales),
+        "out": addresses(values),
+    }
+
+
+def native_dequantize(
+    codes: list[Tensor], scales: list[Tensor], format: str, block: int, values: list[Tensor]
+) -> None:
+    """values = decode(codes) * scale, on the CPU; all values have one dtype."""
+    library.native.dequantize(
+        dequantize_columns(codes, scales, values),
+        len(codes),
+        FORMATS.index(format),
+        block,
+        DTYPES[values[0].dtype],
+        torch.get_num_threads(),
+        library.instruction_set(),
+    )
 
 
 def _flat(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:
@@ -143,10 +187,11 @@ def reference_sweep(
     grads: Sequence[Tensor],
     *,
     ids: Sequence[int] | None = None,
-    step: int = 0,
+    step: int | Tensor = 0,
     slot: int = 0,
     purpose: str = "gradient",
     factors: Tensor | None = None,
+    lagged: Tensor | None = None,
     two_reads: bool = False,  # an order of work, which the reference does not have
     **arguments,
 ) -> Tensor:
@@ -154,10 +199,24 @@ def reference_sweep(
     ids = range(len(grads)) if ids is None else ids
     for name in ("outs", "codes", "params", "momenta"):
         arguments[name] = _flat(arguments.get(name)) or None
-    return reference.sweep(
+    table = reference.sweep(
         _flat(grads),
-        streams=[philox.pack_stream(purpose, i, step, slot) for i in ids],
-        weight_streams=[philox.pack_stream("weight", i, step, slot) for i in ids],
+        streams=[philox.pack_stream(purpose, i, int(step), slot) for i in ids],
+        weight_streams=[philox.pack_stream("weight", i, int(step), slot) for i in ids],
         factors=None if factors is None else factors.tolist(),
+        lagged=None if lagged is None else lagged.cpu(),
         **arguments,
     )
+    return table.to(grads[0].device) if grads else table
+
+
+def reference_dequantize(
+    codes: list[Tensor], scales: list[Tensor], format: str, block: int, values: list[Tensor]
+) -> None:
+    """values = decode(codes) * scale, in plain PyTorch."""
+    spec = formats.FORMATS[format]
+    for c, s, v in zip(codes, scales, values, strict=True):
+        n = v.numel()
+        numbers = formats.load_codes(c.as_strided((c.numel(),), (1,)), spec, n)
+        decoded = formats.decode(numbers, spread(s, block, n) if block else s, spec)
+        v.as_strided((n,), (1,)).copy_(formats.store_float(decoded, v.dtype))

@@ -210,7 +210,7 @@ class SGD(Optimizer):
         if plan is None:
             return loss
         params, grads, flags, ids = plan.params, plan.grads, plan.flags, plan.ids
-        progress, treatment = self._progress, self.treatment
+        progress, treatment = self._progress.on(params[0].device), self.treatment
         lagged = progress.lagged_for(ids, treatment.stats)
         alpha, state = treatment.alpha, progress.alpha_state
         if not isinstance(alpha, str):
@@ -222,7 +222,7 @@ class SGD(Optimizer):
             params, grads, plan.momenta, self._hyper(), plan.groups, flags, treatment.method, treatment.eps,
             treatment.max_norm,
             alpha, state, lagged, treatment.stats == "two_reads", treatment.format, treatment.rounding,
-            treatment.scale_kind, treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, 0, ids,
+            treatment.scale_kind, treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, None, 0, ids,
             self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),
             bool(self._observers) or treatment.stats == "lagged", skip, self.weight_rounding,
         )  # fmt: skip

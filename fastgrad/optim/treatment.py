@@ -104,6 +104,13 @@ class Progress:
         self.table: Tensor | None = None
         self.ids: list[int] = []  # the parameters the table's rows belong to
 
+    def on(self, device: torch.device) -> Progress:
+        """Itself, with what the kernels read and write on the device of the parameters."""
+        if self.alpha_state.device != device:
+            self.alpha_state = self.alpha_state.to(device)
+            self.table = None if self.table is None else self.table.to(device)
+        return self
+
     def lagged_for(self, ids: list[int], stats: str) -> Tensor | None:
         """The last table, if it has the same rows; otherwise this step uses its own statistics."""
         return self.table if stats == "lagged" and self.table is not None and self.ids == ids else None

@@ -1,5 +1,5 @@
-// What the scheduler (sweep.cpp, compiled once) hands to the chunk kernels (chunk.cpp, compiled once per
-// instruction set): plain data, no code, so that nothing here can differ between the two.
+// What a sweep is asked to do (docs/numerics.md, section 11): plain data, filled in by arguments.h and read by the
+// kernels of the CPU, where it must not differ between instruction sets, and of the GPU, where it lies in device memory.
 #pragma once
 
 #include <cstdint>
@@ -29,10 +29,8 @@ struct TensorJob {
   void* momentum = nullptr;
   Type momentum_type = Type::fp32;
   uint64_t stream = 0, weight_stream = 0;
-  // The step of this tensor (numerics/sgd.h).
-  double lr = 0, mu = 0, one_minus_dampening = 1, weight_decay = 0, decay = 1;
-  int sgd_flags = 0;
-  double factor = 1;  // k, for the table
+  const double* hyper = nullptr;  // the row of its group (numerics/sgd.h)
+  double factor = 1;              // k, unless Sweep::factors has it
   // Filled in by the sweep once the moments are known.
   float a = 1, c = 0;
   float* row_means = nullptr;  // centralize: c of every row
@@ -56,6 +54,9 @@ struct Sweep {
   bool measure = true;
   bool skip_nonfinite = false;
   int weight_rounding = 1;  // Rounding
+  // GPU only, in device memory: what changes from step to step is read by the kernels, for captured graphs.
+  const int64_t* step = nullptr;    // added to the step that is packed into every stream
+  const double* factors = nullptr;  // [T]
   bool two_reads = false;   // do not order the work so that the second read comes from cache
   int threads = 1;
   // Filled in by the sweep.
@@ -64,37 +65,6 @@ struct Sweep {
   bool stream_stores = false;    // outputs are too large to be worth keeping in cache
 };
 
-// What one chunk adds to the table.
-struct ChunkResult {
-  double moments[6];  // Moments of numerics/moments.h
-  double yy = 0, yq = 0, qq = 0;
-  int64_t zeroed = 0, saturated = 0;
-  float absmax = 0;
-};
-
-// The entry points of one instruction set.
-struct ChunkKernels {
-  const char* name;
-  // Moments of chunk `chunk` of the gradient.
-  void (*moments)(const TensorJob&, const Sweep&, int64_t chunk, double* out6);
-  // Moments of the dim-0 rows [first, last); also stores their means to job.row_means and returns the largest
-  // |x - mean| of them all.
-  float (*row_moments)(const TensorJob&, const Sweep&, int64_t first, int64_t last, double* out6_each);
-  // The rest of the sweep for one chunk.
-  void (*process)(const TensorJob&, const Sweep&, int64_t chunk, ChunkResult*);
-  // values[i] = decode(codes[i]) * scale, for the elements of one chunk.
-  void (*dequantize)(const void* codes, int format, const float* scales, int block, int64_t n, int64_t chunk,
-                     void* values, Type type);
-  // For the tests: the formulas of csrc/numerics by themselves.
-  void (*noise)(uint64_t seed, uint64_t stream, int64_t tile, uint16_t* noise1024);
-  void (*round)(const float* y, const int32_t* noise, int64_t n, float inverse_scale, float scale, int format,
-                int rounding, int32_t* codes, float* values);
-};
-
-const ChunkKernels& chunk_kernels_baseline();
-#if defined(FASTGRAD_X86)
-const ChunkKernels& chunk_kernels_avx2();
-const ChunkKernels& chunk_kernels_avx512();
-#endif
+constexpr int kTableColumns = 16;
 
 }  // namespace fastgrad

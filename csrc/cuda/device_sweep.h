@@ -1,0 +1,76 @@
+// What the kernels are given: the list and the plan in device memory, and the work space. Plain data.
+#pragma once
+
+#include "job.h"
+#include "numerics/moments.h"
+
+FASTGRAD_NUMERICS_BEGIN
+
+constexpr int kBlockThreads = 256;
+constexpr int kBlockWarps = kBlockThreads / 32;
+
+// What a tensor's elements go through: y = (x - c) * a, and the scale of the whole tensor.
+struct Coefficients {
+  float a, c, scale, inverse;
+};
+
+// Sums and counts of a chunk.
+struct ChunkRecord {
+  Moments moments;
+  double yy, yq, qq, zeroed, saturated, absmax;
+};
+
+enum TaskKind : int {
+  kMeasure,       // moments of one chunk
+  kMeasureRows,   // moments of some dim-0 rows
+  kCoefficients,  // of all tensors, once all are measured
+  kProcess,       // the rest of the sweep for one chunk
+  kFinish,        // the row of the list
+};
+
+// Consecutive tasks of one kind and one tensor.
+struct Segment {
+  int64_t first_task;
+  int32_t tensor, kind;
+};
+
+// Where a tensor's parts of the work space begin.
+struct TensorPlan {
+  int64_t first_chunk, chunks;
+  int64_t first_row, first_span;  // centralize: rows, and their pieces of at most a chunk
+  int64_t spans_per_row, spans_per_task;
+  int64_t measure_tasks;
+};
+
+struct DeviceSweep {
+  Sweep sweep;
+  int count;                // tensors
+  int busy;                 // tensors with elements
+  bool measured_first;      // statistics come before processing
+  bool needs_all;           // ... those of all tensors
+  bool measured;            // statistics are made at all
+  bool processed;           // there is something beside statistics to do
+  bool any_normalized;      // else the moments of the list are over all tensors
+  int64_t tasks, segments;
+  // Uploaded.
+  const TensorJob* jobs;
+  const TensorPlan* plans;
+  const Segment* segment;
+  unsigned long long* ticket;  // the next task
+  uint32_t* arrived;           // [T] measured tasks of a tensor
+  uint32_t* ready;             // [T] its coefficients are there
+  uint32_t* left;              // [T] processed chunks
+  uint32_t* all;               // {tensors measured, all coefficients are there, nothing is to be written, tensors done}
+  // Work space, not initialized.
+  ChunkRecord* chunks;
+  Moments* tensors;       // [T]
+  Moments* leaves;        // [T], merged in place
+  Coefficients* coefficients;
+  double* row_absmax;     // [T] centralize: the largest |x - mean|
+  Moments* spans;         // of rows
+  float* row_means;
+  double* global_factor;  // [1]
+  double* table;
+};
+
+FASTGRAD_NUMERICS_END

@@ -1,0 +1,37 @@
+"""What computes: the reference, the C++ of the CPU, the kernels of a GPU. An op is written once, over any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from fastgrad import library
+from fastgrad.ops import device_sweeps, sweeps
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The two functions that every op comes down to."""
+
+    sweep: Callable
+    dequantize: Callable
+
+
+REFERENCE = Engine(sweeps.reference_sweep, sweeps.reference_dequantize)
+CPU = Engine(sweeps.native_sweep, sweeps.native_dequantize)
+CUDA = Engine(device_sweeps.sweep, device_sweeps.dequantize)
+
+implementations: dict[str, Callable] = {}  # op -> function of (engine, *arguments of the op)
+
+
+def declare(schema: str, implementation: Callable, fake: Callable) -> None:
+    """Declares an op to torch with all engines; see :func:`fastgrad.library.define`."""
+    library.define(
+        schema,
+        reference=partial(implementation, REFERENCE),
+        cpu=partial(implementation, CPU),
+        cuda=partial(implementation, CUDA),
+        fake=fake,
+    )
+    implementations[schema.partition("(")[0]] = implementation
