@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fiber.h"
+#include "grid.h"
 #include "runtime_state.h"
 
 namespace cuda_on_cpu {
@@ -20,69 +21,8 @@ dim3 block_shape, grid_shape;
 
 namespace {
 
-constexpr int kMaxBlockMemories = 16;
 constexpr unsigned kPollsBeforeSleep = 64;
 constexpr uint64_t kPoison = 0xcbcbcbcbcbcbcbcbull;
-
-struct Warp;
-struct Block;
-
-struct Lane : Thread {
-  Context context;
-  Warp* warp = nullptr;
-  unsigned polls = 0;
-};
-
-// A collective that some lanes have reached and others have not.
-struct Open {
-  Collective kind;
-  uint32_t mask, arrived;
-  int* token;
-};
-
-struct Warp {
-  uint32_t live, runnable, asleep, at_barrier;
-  int open_count;
-  unsigned slot, number;  // among all resident warps; in its block
-  Block* block;
-  Lane* lanes;
-  uint8_t source[32];
-  uint64_t value[32], result[32];
-  Open open[32];
-};
-
-struct Memory {
-  const void* key;
-  void* data;
-};
-
-struct Block {
-  uint3 index;
-  bool resident = false;
-  unsigned live, at_barrier;
-  int predicates, predicates_of_last;
-  int* barrier_token;
-  int memory_count = 0;
-  size_t memory_bytes = 0;
-  Memory memories[kMaxBlockMemories];
-  std::vector<Warp> warps;
-  std::vector<Lane> lanes;
-};
-
-struct Grid {
-  void (*call)(void*) = nullptr;
-  void* closure = nullptr;
-  Context launcher;
-  std::vector<Block> blocks;     // those that can be resident at once
-  std::vector<Warp*> warps;      // all warps of all of them
-  std::vector<uint64_t> ready;   // a bit for each: it has a lane that can run
-  Block* finished = nullptr;     // the block whose last thread has just exited
-  uint64_t asleep = 0;           // lanes
-  bool changed = false;          // since the last round of waiting threads something happened
-  char done_token = 0;
-  cudaError_t error = cudaSuccess;
-  std::string message;
-};
 
 Grid* grid = nullptr;
 Stacks stacks;
@@ -109,11 +49,11 @@ UNCHECKED inline void clear_runnable(Warp* warp, uint32_t lanes) {
 
 // The first ready warp from `slot` on, around the end.
 UNCHECKED Warp* ready_warp(unsigned slot) {
-  const unsigned words = static_cast<unsigned>(grid->ready.size());
+  const unsigned words = grid->ready_words;
   unsigned word = slot / 64;
   uint64_t bits = grid->ready[word] & ~0ull << slot % 64;
   for (unsigned i = 0; i <= words; ++i) {
-    if (bits) return grid->warps[word * 64 + static_cast<unsigned>(__builtin_ctzll(bits))];
+    if (bits) return grid->warps + word * 64 + __builtin_ctzll(bits);
     word = word + 1 == words ? 0 : word + 1;
     bits = grid->ready[word];
   }
@@ -122,17 +62,17 @@ UNCHECKED Warp* ready_warp(unsigned slot) {
 
 // Who runs next: in index order the rest of this warp, then the next warp; otherwise anyone, mostly of this warp.
 UNCHECKED Lane* choose(const Lane* from) {
-  Warp* warp = from ? from->warp : grid->warps[0];
+  Warp* warp = from ? from->warp : grid->warps;
   uint32_t rotation = from ? from->lane + 1 : 0;
   if (random_state) {
     const uint64_t random = draw();
     rotation = static_cast<uint32_t>(random & 31);
     if (!warp->runnable || !from || (random >> 5 & 3) == 0) {
-      warp = ready_warp(static_cast<unsigned>((random >> 8) % grid->warps.size()));
+      warp = ready_warp(static_cast<unsigned>((random >> 8) % grid->warp_count));
       if (!warp) return nullptr;
     }
   } else if (!warp->runnable) {
-    warp = ready_warp(warp->slot + 1u == grid->warps.size() ? 0 : warp->slot + 1);
+    warp = ready_warp(warp->slot + 1 == grid->warp_count ? 0 : warp->slot + 1);
     if (!warp) return nullptr;
     rotation = 0;
   }
@@ -202,9 +142,10 @@ UNCHECKED void complete(Warp* warp, Open* open) {
 
 UNCHECKED void complete_barrier(Block* block) {
   ++totals.barriers;
-  for (Warp& warp : block->warps) {
-    if (warp.at_barrier) set_runnable(&warp, warp.at_barrier);
-    warp.at_barrier = 0;
+  for (unsigned i = 0; i < grid->warps_per_block; ++i) {
+    Warp* warp = block->warps + i;
+    if (warp->at_barrier) set_runnable(warp, warp->at_barrier);
+    warp->at_barrier = 0;
   }
   block->at_barrier = 0;
   block->predicates_of_last = block->predicates;
@@ -254,23 +195,23 @@ UNCHECKED void lane_main() {
 UNCHECKED void start_block(Block* block, uint3 index) {
   block->index = index;
   block->resident = true;
-  block->live = static_cast<unsigned>(block->lanes.size());
+  block->live = grid->threads_per_block;
   block->at_barrier = 0;
   block->predicates = block->predicates_of_last = 0;
   block->barrier_token = nullptr;
-  for (Lane& lane : block->lanes) {
-    lane.block = index;
-    lane.polls = 0;
-    char* stack = lane.context.stack ? lane.context.stack : stacks.take();
-    prepare(lane.context, stack, static_cast<unsigned>(&lane - block->lanes.data()), lane_main);
+  for (unsigned i = 0; i < grid->threads_per_block; ++i) {
+    Lane* lane = block->lanes + i;
+    lane->block = index;
+    lane->polls = 0;
+    prepare(lane->context, lane->context.stack ? lane->context.stack : stacks.take(), i, lane_main);
   }
-  unsigned threads = block->live;
-  for (Warp& warp : block->warps) {
-    warp.live = threads >= 32 ? ~0u : (1u << threads) - 1;
-    threads -= std::min(threads, 32u);
-    warp.runnable = warp.asleep = warp.at_barrier = 0;
-    warp.open_count = 0;
-    set_runnable(&warp, warp.live);
+  for (unsigned i = 0; i < grid->warps_per_block; ++i) {
+    Warp* warp = block->warps + i;
+    const unsigned threads = grid->threads_per_block - i * 32;
+    warp->live = threads >= 32 ? ~0u : (1u << threads) - 1;
+    warp->runnable = warp->asleep = warp->at_barrier = 0;
+    warp->open_count = 0;
+    set_runnable(warp, warp->live);
   }
   ++totals.blocks;
   totals.threads += block->live;
@@ -279,37 +220,14 @@ UNCHECKED void start_block(Block* block, uint3 index) {
 
 UNCHECKED void retire_block(Block* block) {
   block->resident = false;
-  for (Lane& lane : block->lanes) {
-    release(lane.context);
+  for (unsigned i = 0; i < grid->threads_per_block; ++i) {
+    Context& context = block->lanes[i].context;
+    release(context);
 #ifdef __SANITIZE_THREAD__
-    stacks.give(lane.context.stack);
-    lane.context.stack = nullptr;
+    stacks.give(context.stack);
+    context.stack = nullptr;
 #endif
   }
-}
-
-UNCHECKED void build(unsigned resident) {
-  const unsigned threads = block_shape.x * block_shape.y * block_shape.z, warps = (threads + 31) / 32;
-  grid->blocks.resize(resident);
-  for (Block& block : grid->blocks) {
-    block.lanes.resize(threads);
-    block.warps.resize(warps);
-    for (unsigned i = 0; i < warps; ++i) {
-      block.warps[i].slot = static_cast<unsigned>(grid->warps.size());
-      block.warps[i].number = i;
-      block.warps[i].block = &block;
-      block.warps[i].lanes = &block.lanes[i * 32];
-      block.warps[i].runnable = 0;
-      grid->warps.push_back(&block.warps[i]);
-    }
-    for (unsigned i = 0; i < threads; ++i) {
-      Lane& lane = block.lanes[i];
-      lane.index = {i % block_shape.x, i / block_shape.x % block_shape.y, i / (block_shape.x * block_shape.y)};
-      lane.lane = i % 32;
-      lane.warp = &block.warps[i / 32];
-    }
-  }
-  grid->ready.assign((grid->warps.size() + 63) / 64, 0);
 }
 
 // All threads that can run have said that they wait: give each another turn, unless that has long led nowhere.
@@ -318,7 +236,8 @@ UNCHECKED bool wake_sleepers(uint64_t& idle_rounds) {
   idle_rounds = grid->changed ? 0 : idle_rounds + 1;
   grid->changed = false;
   if (idle_rounds > options.spin_limit) return false;
-  for (Warp* warp : grid->warps) {
+  for (unsigned i = 0; i < grid->warp_count; ++i) {
+    Warp* warp = grid->warps + i;
     if (warp->asleep) set_runnable(warp, warp->asleep);
     warp->asleep = 0;
   }
@@ -350,21 +269,21 @@ std::string describe_deadlock(uint64_t blocks_not_started) {
     text += "\n  block " + format_index(warp.block->index) + " warp " + std::to_string(warp.number) + " lanes " +
             hexadecimal(lanes) + " (first: lane " + std::to_string(__builtin_ctz(lanes)) + ") " + what;
   };
-  for (const Block& block : grid->blocks) {
+  for (unsigned i = 0; i < grid->warp_count; ++i) {
+    const Warp& warp = grid->warps[i];
+    const Block& block = *warp.block;
     if (!block.resident) continue;
-    for (const Warp& warp : block.warps) {
-      if (warp.at_barrier) {
-        line(warp, warp.at_barrier, "wait in __syncthreads, which " + std::to_string(block.at_barrier) + " of " +
-                                        std::to_string(block.live) + " running threads have reached");
-      }
-      for (int i = 0; i < warp.open_count; ++i) {
-        const Open& open = warp.open[i];
-        line(warp, open.arrived,
-             std::string("wait in ") + kNames[static_cast<int>(open.kind)] + "(" + hexadecimal(open.mask) +
-                 ") for lanes " + hexadecimal(open.mask & warp.live & ~open.arrived));
-      }
-      if (warp.asleep) line(warp, warp.asleep, "spin");
+    if (warp.at_barrier) {
+      line(warp, warp.at_barrier, "wait in __syncthreads, which " + std::to_string(block.at_barrier) + " of " +
+                                      std::to_string(block.live) + " running threads have reached");
     }
+    for (int k = 0; k < warp.open_count; ++k) {
+      const Open& open = warp.open[k];
+      line(warp, open.arrived,
+           std::string("wait in ") + kNames[static_cast<int>(open.kind)] + "(" + hexadecimal(open.mask) +
+               ") for lanes " + hexadecimal(open.mask & warp.live & ~open.arrived));
+    }
+    if (warp.asleep) line(warp, warp.asleep, "spin");
   }
   if (lines > 12) text += "\n  and " + std::to_string(lines - 12) + " more";
   if (blocks_not_started) text += "\n  " + std::to_string(blocks_not_started) + " blocks wait for a place to run in";
@@ -375,11 +294,12 @@ UNCHECKED void schedule(const std::vector<uint64_t>& order) {
   size_t started = 0, retired = 0;
   uint64_t idle_rounds = 0;
   while (retired < order.size()) {
-    for (Block& block : grid->blocks) {
-      if (block.resident || started == order.size()) continue;
+    for (unsigned b = 0; b < grid->resident && started < order.size(); ++b) {
+      Block* block = &grid->blocks[b];
+      if (block->resident) continue;
       const uint64_t i = order[started++], xy = uint64_t{grid_shape.x} * grid_shape.y;
-      start_block(&block, {static_cast<unsigned>(i % grid_shape.x), static_cast<unsigned>(i / grid_shape.x % grid_shape.y),
-                           static_cast<unsigned>(i / xy)});
+      start_block(block, {static_cast<unsigned>(i % grid_shape.x),
+                          static_cast<unsigned>(i / grid_shape.x % grid_shape.y), static_cast<unsigned>(i / xy)});
     }
     Lane* next = choose(nullptr);
     if (next) {
@@ -533,21 +453,21 @@ void run(dim3 shape, dim3 block, void (*call)(void*), void* closure) {
   if (random_state) {
     for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[draw() % i]);
   }
-  build(static_cast<unsigned>(std::min<uint64_t>(options.resident_blocks, order.size())));
+  build(grid, static_cast<unsigned>(std::min<uint64_t>(options.resident_blocks, order.size())));
   ++totals.launches;
   schedule(order);
 
   happens_after(&running.done_token);
   if (running.error) set_error(running.error, running.message);
   const IgnoreAccesses ignore;  // after an error the abandoned threads are not ordered before this one
-  for (Block& left : running.blocks) {
-    free_memories(&left);
-    if (left.resident) retire_block(&left);
-    for (Lane& lane : left.lanes) {
-      if (lane.context.stack) stacks.give(lane.context.stack);
-    }
+  for (unsigned i = 0; i < running.resident; ++i) {
+    free_memories(&running.blocks[i]);
+    if (running.blocks[i].resident) retire_block(&running.blocks[i]);
   }
-  running.blocks.clear();
+  for (unsigned i = 0; i < running.resident * running.threads_per_block; ++i) {
+    if (running.lane_storage[i].context.stack) stacks.give(running.lane_storage[i].context.stack);
+  }
+  running.lane_storage.reset();
   grid = nullptr;
 }
 
