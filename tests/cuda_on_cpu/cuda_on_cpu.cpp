@@ -230,6 +230,16 @@ UNCHECKED void retire_block(Block* block) {
   }
 }
 
+// After an error.
+UNCHECKED void abandon_block(Block* block) {
+  for (unsigned i = 0; i < grid->threads_per_block; ++i) {
+    happens_before_for(block->lanes[i].context, &grid->done_token);
+  }
+  happens_after(&grid->done_token);
+  free_memories(block);
+  retire_block(block);
+}
+
 // All threads that can run have said that they wait: give each another turn, unless that has long led nowhere.
 UNCHECKED bool wake_sleepers(uint64_t& idle_rounds) {
   if (grid->asleep == 0) return false;
@@ -431,7 +441,6 @@ UNCHECKED void fail(cudaError_t error, const char* format, ...) {
   grid->error = error;
   grid->message = "block " + format_index(me->block) + " warp " + std::to_string(me->warp->number) + " lane " +
                   std::to_string(me->lane) + ": " + text;
-  happens_before(&grid->done_token);
   leave_cpu(me, true);
   abort();
 }
@@ -457,13 +466,11 @@ void run(dim3 shape, dim3 block, void (*call)(void*), void* closure) {
   ++totals.launches;
   schedule(order);
 
+  for (unsigned i = 0; i < running.resident; ++i) {
+    if (running.blocks[i].resident) abandon_block(&running.blocks[i]);
+  }
   happens_after(&running.done_token);
   if (running.error) set_error(running.error, running.message);
-  const IgnoreAccesses ignore;  // after an error the abandoned threads are not ordered before this one
-  for (unsigned i = 0; i < running.resident; ++i) {
-    free_memories(&running.blocks[i]);
-    if (running.blocks[i].resident) retire_block(&running.blocks[i]);
-  }
   for (unsigned i = 0; i < running.resident * running.threads_per_block; ++i) {
     if (running.lane_storage[i].context.stack) stacks.give(running.lane_storage[i].context.stack);
   }
