@@ -27,6 +27,8 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DFASTGRAD_CUDA={'OFF' if os.environ.get('FASTGRAD_CUDA') == '0' else 'ON'}",
+            f"-DFASTGRAD_CUDA_ARCHS={os.environ.get('FASTGRAD_CUDA_ARCHS', '').replace(',', ';')}",
         ]
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
         subprocess.run(configure, cwd=build, check=True)

@@ -1,6 +1,7 @@
-// The emulation's controls for Python tests. The module's own bindings call bind_emulation.
+// The kernels as they run on the emulation, and its controls, for Python tests.
 #include <pybind11/pybind11.h>
 
+#include "cuda/bindings.h"
 #include "cuda_on_cpu.h"
 
 namespace py = pybind11;
@@ -29,8 +30,6 @@ py::dict statistics() {
   return result;
 }
 
-}  // namespace
-
 void bind_emulation(py::module_& m) {
   const cuda_on_cpu::Device usual;
   m.def("set_schedule", &cuda_on_cpu::set_schedule, py::arg("seed"));
@@ -43,4 +42,11 @@ void bind_emulation(py::module_& m) {
         py::arg("code"));
   m.def("statistics", &statistics);
   m.def("reset_statistics", &cuda_on_cpu::reset_statistics);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_emulated_cuda, m) {
+  fastgrad::bind_cuda(m);
+  bind_emulation(m);
 }
