@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import contract_backends
 import torch
 
-_OP_MODULES = ("checks", "gradient_moments", "layout", "normalize_quantize", "quantize", "sgd_step", "sweeps")
+_OP_MODULES = ("checks", "device_sweeps", "gradient_moments", "layout", "normalize_quantize", "quantize", "sgd_step", "sweeps")
 POISON_BYTE = 0xAB
 
 
@@ -86,7 +86,7 @@ def seeds_and_threads(request: pytest.FixtureRequest):
 
 @pytest.fixture(params=contract_backends.BACKENDS or [None], ids=str)
 def backend(request: pytest.FixtureRequest):
-    """Every instruction set with 1, 2 and 3 threads; the block runs on it."""
+    """Every instruction set with 1, 2 and 3 threads, and the GPU kernels; the block runs on it."""
     if request.param is None:
         pytest.skip("native module not built")
     with request.param.running():
@@ -96,9 +96,6 @@ def backend(request: pytest.FixtureRequest):
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not contract_backends.compared:
         return
-    by_set: dict[str, list[int]] = {}
+    terminalreporter.write_line("contract cases equal to the reference, bit for bit:")
     for backend in contract_backends.BACKENDS:
-        by_set.setdefault(backend.instruction_set, []).append(contract_backends.compared[str(backend)])
-    threads = "/".join(map(str, contract_backends.THREADS))
-    counts = "; ".join(f"{name} {'/'.join(f'{n:,}' for n in numbers)}" for name, numbers in by_set.items())
-    terminalreporter.write_line(f"contract cases equal to the reference, C++ on {threads} threads: {counts}")
+        terminalreporter.write_line(f"  {backend}: {contract_backends.compared[str(backend)]:,}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract_backends import BACKENDS, needs_native
+from contract_backends import CPU_BACKENDS, needs_native
 from contract_bits import assert_same_bits
 from fastgrad_digest import digest
 
@@ -49,7 +49,7 @@ def test_without_native_module():
 
 
 @needs_native
-@pytest.mark.parametrize("name", sorted({backend.instruction_set for backend in BACKENDS}))
+@pytest.mark.parametrize("name", sorted({backend.instruction_set for backend in CPU_BACKENDS}))
 def test_instruction_set_of_the_environment(name):
     done = run_python(DIGEST, FASTGRAD_CPU=name)
     assert done.returncode == 0, done.stderr

@@ -9,9 +9,9 @@ FG_DEVICE int block_thread() { return static_cast<int>(threadIdx.x); }
 
 // Everything this block wrote is seen by the block that finds the counter complete. True in that one.
 FG_DEVICE bool last_to_arrive(uint32_t* counter, int64_t of, BlockMemory& block) {
-  __threadfence();
   __syncthreads();
   if (block_thread() == 0) {
+    __threadfence();  // of what the barrier has shown to this thread, too
     block.flag = atomicAdd(counter, 1u) + 1u == static_cast<uint32_t>(of) ? 1u : 0u;
     __threadfence();
   }
@@ -138,7 +138,6 @@ FG_DEVICE void finish_coefficients(const DeviceSweep& d, BlockMemory& block) {
       if (d.jobs[i].n > 0) d.coefficients[i] = coefficients_for(d, i, d.tensors[i], factor);
     }
   }
-  __threadfence();
   __syncthreads();
   if (block_thread() == 0) announce(&d.all[1]);
 }

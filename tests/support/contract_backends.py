@@ -7,17 +7,21 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from unittest import mock
 
+import emulated_cuda
 import pytest
 import torch
 from contract_bits import assert_same_bits
 
 from fastgrad import library
+from fastgrad.ops import device_sweeps, engines
+from fastgrad.ops.engines import Engine
 from fastgrad.reference import sweep as reference_module
 
 THREADS = (1, 2, 3)
-OPS = tuple(op for op in library.references if op != "next_step")  # which has no native kernel
+OPS = tuple(engines.implementations)
 
 # How many comparisons with the reference every backend has come through; printed at the end of the run.
 compared: Counter[str] = Counter()
@@ -44,18 +48,55 @@ class Backend:
         finally:
             torch.set_num_threads(before)
 
-    def count(self) -> None:
-        compared[str(self)] += 1
+
+@dataclass(frozen=True)
+class EmulatedCuda:
+    """The CUDA kernels, run on the CPU. Grids and the order in which blocks and lanes run are odd on purpose.
+
+    schedule 0 is the order of their numbers; others are permutations, drawn anew for every block of code.
+    """
+
+    schedule: int
+    resident_blocks: int
+    multiprocessors: int
+
+    def __str__(self) -> str:
+        order = "in order" if self.schedule == 0 else "permuted"
+        return f"CUDA emulated, {self.resident_blocks} blocks {order}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        module, _ = emulated_cuda.load()
+        module.set_schedule(self.schedule and self.schedule + compared[str(self)])
+        module.set_resident_blocks(self.resident_blocks)
+        module.set_device(multiprocessors=self.multiprocessors)
+        engine = Engine(
+            partial(device_sweeps.cuda_sweep, module), partial(device_sweeps.cuda_dequantize, module)
+        )
+        with _ops_on(engine), _without_reference():
+            yield
 
 
-def _available() -> tuple[Backend, ...]:
+AnyBackend = Backend | EmulatedCuda
+
+
+def _cpu_backends() -> tuple[Backend, ...]:
     if library.native is None:
         return ()
     return tuple(Backend(name, n) for name in library.native.instruction_sets() for n in THREADS)
 
 
-BACKENDS = _available()
-needs_native = pytest.mark.skipif(not BACKENDS, reason=f"native module {library.native_state}")
+def _gpu_backends() -> tuple[AnyBackend, ...]:
+    module, why = emulated_cuda.load()
+    if module is None:
+        print(f"the CUDA kernels are not tested: {why}")
+        return ()
+    return EmulatedCuda(0, 3, 1), EmulatedCuda(1, 5, 7)
+
+
+CPU_BACKENDS = _cpu_backends()
+BACKENDS = CPU_BACKENDS + _gpu_backends()
+needs_native = pytest.mark.skipif(not CPU_BACKENDS, reason=f"native module {library.native_state}")
 
 
 @contextlib.contextmanager
@@ -71,21 +112,27 @@ def _without_reference() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reference_running() -> Iterator[None]:
-    """Runs a block on the PyTorch reference, through the same public functions and the same dispatcher: the
-    reference takes the native kernels' place at CPU, and the native module is out of reach."""
+def _ops_on(engine: Engine) -> Iterator[None]:
+    """Runs a block with every op on an engine, through the same public functions and the same dispatcher: it takes the
+    place of the C++ at CPU."""
     override = torch.library.Library("fastgrad", "IMPL", "CPU")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns of the override, once
-            for op in OPS:
-                override.impl(op, library.references[op], allow_override=True)
-        with mock.patch.object(library, "native", None):
-            yield
+            for op, implementation in engines.implementations.items():
+                override.impl(op, torch.no_grad()(partial(implementation, engine)), allow_override=True)
+        yield
     finally:
         override._destroy()
 
 
-def agree(run: Callable[[], list[torch.Tensor]], what: str, backends: tuple[Backend, ...] = BACKENDS) -> None:
+@contextlib.contextmanager
+def reference_running() -> Iterator[None]:
+    """Runs a block on the PyTorch reference; the native module is out of reach."""
+    with _ops_on(engines.REFERENCE), mock.patch.object(library, "native", None):
+        yield
+
+
+def agree(run: Callable[[], list[torch.Tensor]], what: str, backends: tuple[AnyBackend, ...] = BACKENDS) -> None:
     """`run`, which makes its own inputs and gives all results, has the reference's bits on every backend."""
     with reference_running():
         expected = run()
@@ -93,4 +140,4 @@ def agree(run: Callable[[], list[torch.Tensor]], what: str, backends: tuple[Back
         with backend.running():
             got = run()
         assert_same_bits(got, expected, f"{what} on {backend}")
-        backend.count()
+        compared[str(backend)] += 1
