@@ -19,6 +19,9 @@ struct Lane : Thread {
   Context context;
   Warp* warp = nullptr;
   unsigned polls = 0;
+  bool fenced = false;      // since the last barrier: its atomics release
+  unsigned seen_count = 0;  // atomics since the last fence, which will acquire them
+  const void* seen[8] = {};
 };
 
 // A collective that some lanes have reached and others have not.
@@ -70,10 +73,10 @@ struct Grid {
   std::unique_ptr<Lane[]> lane_storage;
   std::unique_ptr<uint64_t[]> ready_storage;
   Warp* warps = nullptr;
-  uint64_t* ready = nullptr;    // a bit for each warp: it has a lane that can run
-  Block* finished = nullptr;    // the block whose last thread has just exited
-  uint64_t asleep = 0;           // lanes
-  bool changed = false;          // since the last round of waiting threads something happened
+  uint64_t* ready = nullptr;  // a bit for each warp: it has a lane that can run
+  Block* finished = nullptr;  // the block whose last thread has just exited
+  uint64_t asleep = 0;        // lanes
+  bool changed = false;       // since the last round of waiting threads something happened
   char done_token = 0;
   cudaError_t error = cudaSuccess;
   std::string message;
