@@ -133,6 +133,14 @@ def test_results_are_right_under_every_schedule(plain, case):
     }
 
 
+def test_the_context_switch_of_other_machines(tmp_path):
+    program = compiled(tmp_path, "-O1", "-DCUDA_ON_CPU_UCONTEXT")
+    for case in ("block_sums", "divergence", "chained_sum"):
+        ran = execute(program, case, "1")
+        assert ran.returncode == 0 and not ran.stderr, ran.stderr
+        assert {tuple(line.split()[3:7]) for line in ran.stdout.splitlines()} == {tuple(map(str, EXPECTED[case]))}
+
+
 @pytest.mark.parametrize("case", ["no_barrier", "no_syncwarp"])
 def test_a_race_shows_in_the_results(plain, case):
     ran = execute(plain, case, str(SEEDS))
@@ -187,6 +195,7 @@ REPORTS = {
     "trap": ("cudaErrorLaunchFailure", "block (1,0,0) warp 1 lane 1: __trap()"),
     "failed_assertion": ("cudaErrorAssert", "block (0,0,0) warp 1 lane 2: "),
     "misaligned": ("cudaErrorMisalignedAddress", "block (0,0,0) warp 0 lane 1: "),
+    "nested_launch": ("cudaErrorNotSupported", "block (0,0,0) warp 0 lane 0: a launch from a kernel"),
     "planned_failure": ("cudaErrorMemoryAllocation", ""),
     "too_many_threads": ("cudaErrorInvalidConfiguration", ""),
 }

@@ -252,16 +252,6 @@ UNCHECKED bool wake_sleepers(uint64_t& idle_rounds) {
   return true;
 }
 
-std::string format_index(uint3 index) {
-  return "(" + std::to_string(index.x) + "," + std::to_string(index.y) + "," + std::to_string(index.z) + ")";
-}
-
-std::string hexadecimal(uint32_t bits) {
-  char text[16];
-  snprintf(text, sizeof text, "0x%08x", bits);
-  return text;
-}
-
 // Who waits for what, a line for each group of lanes.
 std::string describe_deadlock(uint64_t blocks_not_started) {
   static const char* const kNames[] = {
@@ -460,8 +450,10 @@ UNCHECKED void fail(cudaError_t error, const char* format, ...) {
 }
 
 void run(dim3 shape, dim3 block, void (*call)(void*), void* closure) {
+  if (launching) fail(cudaErrorNotSupported, "a launch from a kernel");
   const std::lock_guard<std::mutex> lock(launch_mutex);
   if (!may_launch(shape, block)) return;
+  launching = true;
   Grid running;
   grid = &running;
   grid_shape = shape;
@@ -490,6 +482,7 @@ void run(dim3 shape, dim3 block, void (*call)(void*), void* closure) {
   }
   running.lane_storage.reset();
   grid = nullptr;
+  launching = false;
 }
 
 }  // namespace cuda_on_cpu

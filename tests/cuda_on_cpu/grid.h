@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <string>
 
@@ -112,6 +113,16 @@ UNCHECKED inline void build(Grid* grid, unsigned resident) {
       lane->warp = block->warps + i / 32;
     }
   }
+}
+
+inline std::string format_index(uint3 index) {
+  return "(" + std::to_string(index.x) + "," + std::to_string(index.y) + "," + std::to_string(index.z) + ")";
+}
+
+inline std::string hexadecimal(uint32_t bits) {
+  char text[16];
+  snprintf(text, sizeof text, "0x%08x", bits);
+  return text;
 }
 
 }  // namespace cuda_on_cpu

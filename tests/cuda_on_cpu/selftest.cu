@@ -155,6 +155,7 @@ __global__ void trap() {
   __syncthreads();
 }
 __global__ void failed_assertion() { assert(threadIdx.x < 34); }
+__global__ void nested_launch() { launch(trap, 1, 1, nullptr); }
 __global__ void misaligned(const unsigned* in, float4* out) {
   out[threadIdx.x] = __ldg(reinterpret_cast<const float4*>(in + threadIdx.x));
 }
@@ -217,6 +218,7 @@ const Case kCases[] = {
     {"wrong_mask", [](Buffers&) { launch(wrong_mask, 1, 64, nullptr); }},
     {"trap", [](Buffers&) { launch(trap, 3, 64, nullptr); }},
     {"failed_assertion", [](Buffers&) { launch(failed_assertion, 1, 64, nullptr); }},
+    {"nested_launch", [](Buffers&) { launch(nested_launch, 1, 1, nullptr); }},
     {"misaligned",
      [](Buffers& b) { launch(misaligned, 1, 32, nullptr, b.in.data(), reinterpret_cast<float4*>(b.out.data())); }},
     {"planned_failure",
