@@ -38,13 +38,13 @@ def compiled(folder: Path, *options: str) -> Path:
     return program
 
 
-def sanitized(folder: Path, sanitizer: str) -> Path:
+def sanitized(folder: Path, sanitizer: str, *options: str) -> Path:
     empty = folder / "empty.cpp"
     empty.write_text("int main() {}\n")
     built = execute(GXX, f"-fsanitize={sanitizer}", empty, "-o", folder / "empty")
     if built.returncode != 0 or execute(folder / "empty").returncode != 0:
         pytest.skip(f"-fsanitize={sanitizer} does not work here: {built.stderr.strip()[-200:]}")
-    return compiled(folder, "-O1", f"-fsanitize={sanitizer}")
+    return compiled(folder, "-O1", f"-fsanitize={sanitizer}", *options)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,11 @@ def address(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def thread(tmp_path_factory) -> Path:
     return sanitized(tmp_path_factory.mktemp("thread"), "thread")
+
+
+@pytest.fixture(scope="module")
+def fences(tmp_path_factory) -> Path:
+    return sanitized(tmp_path_factory.mktemp("fences"), "thread", "-DCUDA_ON_CPU_STRICT_FENCES")
 
 
 def inputs(count: int) -> list[int]:
@@ -128,6 +133,14 @@ def test_results_are_right_under_every_schedule(plain, case):
     }
 
 
+def test_the_context_switch_of_other_machines(tmp_path):
+    program = compiled(tmp_path, "-O1", "-DCUDA_ON_CPU_UCONTEXT")
+    for case in ("block_sums", "divergence", "chained_sum"):
+        ran = execute(program, case, "1")
+        assert ran.returncode == 0 and not ran.stderr, ran.stderr
+        assert {tuple(line.split()[3:7]) for line in ran.stdout.splitlines()} == {tuple(map(str, EXPECTED[case]))}
+
+
 @pytest.mark.parametrize("case", ["no_barrier", "no_syncwarp"])
 def test_a_race_shows_in_the_results(plain, case):
     ran = execute(plain, case, str(SEEDS))
@@ -152,6 +165,15 @@ def test_thread_sanitizer_reports_a_race(thread, case):
     assert "ThreadSanitizer: data race" in ran.stderr and "selftest.cu" in ran.stderr
 
 
+def test_strict_fences_report_a_missing_one(thread, fences):
+    for case in ("last_block", "chained_sum"):
+        ran = execute(fences, case, "1")
+        assert ran.returncode == 0 and not ran.stderr, ran.stderr[:2000]
+    assert execute(thread, "no_fence").returncode == 0
+    ran = execute(fences, "no_fence")
+    assert ran.returncode == 66 and "ThreadSanitizer: data race" in ran.stderr
+
+
 @pytest.mark.parametrize("case", ["global_overrun", "shared_overrun"])
 def test_address_sanitizer_reports_an_overrun(address, case):
     ran = execute(address, case)
@@ -173,6 +195,7 @@ REPORTS = {
     "trap": ("cudaErrorLaunchFailure", "block (1,0,0) warp 1 lane 1: __trap()"),
     "failed_assertion": ("cudaErrorAssert", "block (0,0,0) warp 1 lane 2: "),
     "misaligned": ("cudaErrorMisalignedAddress", "block (0,0,0) warp 0 lane 1: "),
+    "nested_launch": ("cudaErrorNotSupported", "block (0,0,0) warp 0 lane 0: a launch from a kernel"),
     "planned_failure": ("cudaErrorMemoryAllocation", ""),
     "too_many_threads": ("cudaErrorInvalidConfiguration", ""),
 }

@@ -4,11 +4,7 @@
 
 #include <algorithm>
 #include <cstdarg>
-#include <cstdio>
-#include <cstdlib>
 #include <exception>
-#include <string>
-#include <vector>
 
 #include "fiber.h"
 #include "grid.h"
@@ -202,7 +198,8 @@ UNCHECKED void start_block(Block* block, uint3 index) {
   for (unsigned i = 0; i < grid->threads_per_block; ++i) {
     Lane* lane = block->lanes + i;
     lane->block = index;
-    lane->polls = 0;
+    lane->polls = lane->seen_count = 0;
+    lane->fenced = false;
     prepare(lane->context, lane->context.stack ? lane->context.stack : stacks.take(), i, lane_main);
   }
   for (unsigned i = 0; i < grid->warps_per_block; ++i) {
@@ -255,16 +252,6 @@ UNCHECKED bool wake_sleepers(uint64_t& idle_rounds) {
   return true;
 }
 
-std::string format_index(uint3 index) {
-  return "(" + std::to_string(index.x) + "," + std::to_string(index.y) + "," + std::to_string(index.z) + ")";
-}
-
-std::string hexadecimal(uint32_t bits) {
-  char text[16];
-  snprintf(text, sizeof text, "0x%08x", bits);
-  return text;
-}
-
 // Who waits for what, a line for each group of lanes.
 std::string describe_deadlock(uint64_t blocks_not_started) {
   static const char* const kNames[] = {
@@ -284,8 +271,9 @@ std::string describe_deadlock(uint64_t blocks_not_started) {
     const Block& block = *warp.block;
     if (!block.resident) continue;
     if (warp.at_barrier) {
-      line(warp, warp.at_barrier, "wait in __syncthreads, which " + std::to_string(block.at_barrier) + " of " +
-                                      std::to_string(block.live) + " running threads have reached");
+      line(warp, warp.at_barrier,
+           "wait in __syncthreads, which " + std::to_string(block.at_barrier) + " of " + std::to_string(block.live) +
+               " running threads have reached");
     }
     for (int k = 0; k < warp.open_count; ++k) {
       const Open& open = warp.open[k];
@@ -375,6 +363,7 @@ UNCHECKED int block_barrier(int predicate) {
     leave_cpu(me);
   }
   leave(token);
+  me->fenced = false;  // what the others did before the barrier was not covered
   return block->predicates_of_last;
 }
 
@@ -416,15 +405,30 @@ UNCHECKED void poll() {
   if (current && ++self()->polls >= kPollsBeforeSleep) sleep();
 }
 
-UNCHECKED void atomic_point(bool changed) {
+UNCHECKED void atomic_point(const void* address) {
   if (!current) return;
-  if (changed) {
-    grid->changed = true;
-  } else if (random_state && (draw() & 3) == 0) {
-    leave_cpu(self());
-  } else {
-    poll();
-  }
+  if (random_state && (draw() & 3) == 0) leave_cpu(self());
+  poll();
+#if defined(CUDA_ON_CPU_STRICT_FENCES) && defined(__SANITIZE_THREAD__)
+  Lane* me = self();
+  if (me->fenced) happens_before(const_cast<void*>(address));
+  if (me->seen_count == 0 || me->seen[(me->seen_count - 1) % 8] != address) me->seen[me->seen_count++ % 8] = address;
+#endif
+  (void)address;
+}
+
+// A fence before an atomic makes it release, a fence after it makes it acquire.
+UNCHECKED void fence() {
+  if (!current) return;
+  Lane* me = self();
+  for (unsigned i = 0; i < std::min(me->seen_count, 8u); ++i) happens_after(const_cast<void*>(me->seen[i]));
+  me->seen_count = 0;
+  me->fenced = true;
+  if (random_state && (draw() & 3) == 0) leave_cpu(me);
+}
+
+UNCHECKED void note_progress() {
+  if (current) grid->changed = true;
 }
 
 UNCHECKED void fail(cudaError_t error, const char* format, ...) {
@@ -446,8 +450,10 @@ UNCHECKED void fail(cudaError_t error, const char* format, ...) {
 }
 
 void run(dim3 shape, dim3 block, void (*call)(void*), void* closure) {
+  if (launching) fail(cudaErrorNotSupported, "a launch from a kernel");
   const std::lock_guard<std::mutex> lock(launch_mutex);
   if (!may_launch(shape, block)) return;
+  launching = true;
   Grid running;
   grid = &running;
   grid_shape = shape;
@@ -476,6 +482,7 @@ void run(dim3 shape, dim3 block, void (*call)(void*), void* closure) {
   }
   running.lane_storage.reset();
   grid = nullptr;
+  launching = false;
 }
 
 }  // namespace cuda_on_cpu

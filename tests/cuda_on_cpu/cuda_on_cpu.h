@@ -2,8 +2,8 @@
 // with CUDA's rules for warps, blocks and memory. It is there to test kernels bit for bit, not to be fast.
 //
 // Not emulated: dynamic or plain `__shared__` memory (use block_memory<T>()), inline PTX, textures, cooperative
-// groups, streams that overlap, weak memory order. An endless loop that makes none of the calls below cannot be
-// stopped.
+// groups, streams that overlap, weak memory order (for missing fences see device_functions.h). An endless loop that
+// makes none of the calls below cannot be stopped.
 #pragma once
 
 // libstdc++ spells attributes with __noinline__: its headers must be read before that becomes a macro.
@@ -29,6 +29,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) alignas(n)
 
 namespace cuda_on_cpu {
@@ -97,9 +98,11 @@ enum class Collective : uint8_t {
 uint64_t collective(Collective kind, unsigned mask, uint64_t value, unsigned source);
 int block_barrier(int predicate);  // how many threads came with a predicate that is not zero
 void* block_memory(const void* key, size_t bytes, size_t alignment);
-void sleep();                    // lets every other thread run
-void poll();                     // a read that a spin may consist of
-void atomic_point(bool changed);  // a place where the order of threads matters
+void sleep();                            // lets every other thread run
+void poll();                             // a read that a spin may consist of
+void atomic_point(const void* address);  // before an atomic access: the order of threads matters here
+void fence();
+void note_progress();  // what a spin may wait for has happened
 [[noreturn]] void fail(cudaError_t error, const char* format, ...) __attribute__((format(printf, 2, 3)));
 void run(dim3 grid, dim3 block, void (*call)(void*), void* closure);
 
@@ -113,7 +116,7 @@ constexpr int warpSize = 32;
 
 #undef assert
 #define assert(condition) \
-  ((condition) ? void() : cuda_on_cpu::fail(cudaErrorAssert, "%s:%d: assertion `%s` failed", __FILE__, __LINE__, #condition))
+  ((condition) ? void() : cuda_on_cpu::fail(cudaErrorAssert, "%s:%d: `%s` failed", __FILE__, __LINE__, #condition))
 
 #include "device_functions.h"
 
@@ -133,7 +136,9 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t, A... args
     void (*kernel)(P...);
     std::tuple<std::decay_t<P>...> args;
   } call{kernel, {args...}};
-  cuda_on_cpu::run(
-      grid, block, [](void* closure) { std::apply(static_cast<Call*>(closure)->kernel, static_cast<Call*>(closure)->args); },
-      &call);
+  const auto run_thread = [](void* closure) {
+    const Call* call = static_cast<const Call*>(closure);
+    std::apply(call->kernel, call->args);
+  };
+  cuda_on_cpu::run(grid, block, run_thread, &call);
 }

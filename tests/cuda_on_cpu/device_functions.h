@@ -47,10 +47,10 @@ inline T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
                               source >= (lane & -width) + width ? lane : source);
 }
 
-#define CUDA_ON_CPU_COLLECTIVE(result, name, argument, kind)                                                        \
-  inline result name(unsigned mask, argument value) {                                                               \
-    return static_cast<result>(                                                                                     \
-        cuda_on_cpu::collective(cuda_on_cpu::Collective::kind, mask, static_cast<unsigned>(value), 0));             \
+#define CUDA_ON_CPU_COLLECTIVE(result, name, argument, kind)                                            \
+  inline result name(unsigned mask, argument value) {                                                   \
+    return static_cast<result>(                                                                         \
+        cuda_on_cpu::collective(cuda_on_cpu::Collective::kind, mask, static_cast<unsigned>(value), 0)); \
   }
 CUDA_ON_CPU_COLLECTIVE(int, __any_sync, int, kAny)
 CUDA_ON_CPU_COLLECTIVE(int, __all_sync, int, kAll)
@@ -78,35 +78,43 @@ inline void check_alignment(const T* address) {
   }
 }
 
+// Atomics order memory only together with fences. ThreadSanitizer is told so with CUDA_ON_CPU_STRICT_FENCES; without
+// it, every atomic acquires and releases, and a missing fence goes unseen.
+#ifdef CUDA_ON_CPU_STRICT_FENCES
+constexpr int kAcquire = __ATOMIC_RELAXED, kRelease = __ATOMIC_RELAXED, kAcquireRelease = __ATOMIC_RELAXED;
+#else
+constexpr int kAcquire = __ATOMIC_ACQUIRE, kRelease = __ATOMIC_RELEASE, kAcquireRelease = __ATOMIC_ACQ_REL;
+#endif
+
 // The value before; `next` computes the value after.
 template <class T, class Next>
 inline T atomic_update(T* address, Next next) {
   using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
   check_alignment(address);
-  atomic_point(false);
+  atomic_point(address);
   auto* word = reinterpret_cast<Bits*>(address);
-  Bits before = __atomic_load_n(word, __ATOMIC_ACQUIRE), after;
+  Bits before = __atomic_load_n(word, kAcquire), after;
   do {
     after = bits_as<Bits>(static_cast<T>(next(bits_as<T>(before))));
-  } while (!__atomic_compare_exchange_n(word, &before, after, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
-  if (before != after) atomic_point(true);
+  } while (!__atomic_compare_exchange_n(word, &before, after, false, kAcquireRelease, kAcquire));
+  if (before != after) note_progress();
   return bits_as<T>(before);
 }
 
 }  // namespace cuda_on_cpu
 
-#define CUDA_ON_CPU_ATOMIC(type, name, expression)                                             \
-  inline type name(type* address, type value) {                                                \
+#define CUDA_ON_CPU_ATOMIC(type, name, expression)                                                \
+  inline type name(type* address, type value) {                                                   \
     return cuda_on_cpu::atomic_update(address, [value](type old) -> type { return expression; }); \
   }
-#define CUDA_ON_CPU_INTEGER_ATOMICS(type)                              \
-  CUDA_ON_CPU_ATOMIC(type, atomicMax, old < value ? value : old)     \
-  CUDA_ON_CPU_ATOMIC(type, atomicMin, value < old ? value : old)     \
-  CUDA_ON_CPU_ATOMIC(type, atomicExch, (static_cast<void>(old), value)) \
-  CUDA_ON_CPU_ATOMIC(type, atomicOr, old | value)                    \
-  CUDA_ON_CPU_ATOMIC(type, atomicAnd, old & value)                   \
-  CUDA_ON_CPU_ATOMIC(type, atomicXor, old ^ value)                   \
-  inline type atomicCAS(type* address, type compare, type value) {   \
+#define CUDA_ON_CPU_INTEGER_ATOMICS(type)                                                               \
+  CUDA_ON_CPU_ATOMIC(type, atomicMax, old < value ? value : old)                                        \
+  CUDA_ON_CPU_ATOMIC(type, atomicMin, value < old ? value : old)                                        \
+  CUDA_ON_CPU_ATOMIC(type, atomicExch, (static_cast<void>(old), value))                                 \
+  CUDA_ON_CPU_ATOMIC(type, atomicOr, old | value)                                                       \
+  CUDA_ON_CPU_ATOMIC(type, atomicAnd, old& value)                                                       \
+  CUDA_ON_CPU_ATOMIC(type, atomicXor, old ^ value)                                                      \
+  inline type atomicCAS(type* address, type compare, type value) {                                      \
     return cuda_on_cpu::atomic_update(address, [=](type old) { return old == compare ? value : old; }); \
   }
 CUDA_ON_CPU_INTEGER_ATOMICS(int)
@@ -124,12 +132,9 @@ CUDA_ON_CPU_ATOMIC(float, atomicExch, (static_cast<void>(old), value))
 #undef CUDA_ON_CPU_INTEGER_ATOMICS
 #undef CUDA_ON_CPU_ATOMIC
 
-inline void __threadfence_block() {
-  __asm__ volatile("" ::: "memory");
-  cuda_on_cpu::atomic_point(false);
-}
-inline void __threadfence() { __threadfence_block(); }
-inline void __threadfence_system() { __threadfence_block(); }
+inline void __threadfence_block() { cuda_on_cpu::fence(); }
+inline void __threadfence() { cuda_on_cpu::fence(); }
+inline void __threadfence_system() { cuda_on_cpu::fence(); }
 inline void __nanosleep(unsigned) { cuda_on_cpu::sleep(); }
 [[noreturn]] inline void __trap() { cuda_on_cpu::fail(cudaErrorLaunchFailure, "__trap()"); }
 long long clock64();
@@ -178,11 +183,11 @@ inline void __stcs(T* address, std::type_identity_t<T> value) {
 // The volatile pair, for flags: words are atomic, longer values are copied whole.
 template <class T>
 inline T __ldcv(const T* address) {
-  cuda_on_cpu::poll();
   cuda_on_cpu::check_alignment(address);
+  cuda_on_cpu::atomic_point(address);
   if constexpr (sizeof(T) <= 8) {
     T value;
-    __atomic_load(address, &value, __ATOMIC_ACQUIRE);
+    __atomic_load(address, &value, cuda_on_cpu::kAcquire);
     return value;
   } else {
     return *address;
@@ -191,9 +196,10 @@ inline T __ldcv(const T* address) {
 template <class T>
 inline void __stwt(T* address, std::type_identity_t<T> value) {
   cuda_on_cpu::check_alignment(address);
-  cuda_on_cpu::atomic_point(true);
+  cuda_on_cpu::atomic_point(address);
+  cuda_on_cpu::note_progress();
   if constexpr (sizeof(T) <= 8) {
-    __atomic_store(address, &value, __ATOMIC_RELEASE);
+    __atomic_store(address, &value, cuda_on_cpu::kRelease);
   } else {
     *address = value;
   }

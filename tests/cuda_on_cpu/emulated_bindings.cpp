@@ -38,8 +38,9 @@ void bind_emulation(py::module_& m) {
   m.def("set_device", &set_device, py::arg("count") = usual.count, py::arg("multiprocessors") = usual.multiprocessors,
         py::arg("major") = usual.major, py::arg("minor") = usual.minor,
         py::arg("driver_version") = usual.driver_version);
-  m.def("fail_next_launch", [](int code) { cuda_on_cpu::fail_next_launch(static_cast<cudaError_t>(code)); },
-        py::arg("code"));
+  m.def(
+      "fail_next_launch", [](int code) { cuda_on_cpu::fail_next_launch(static_cast<cudaError_t>(code)); },
+      py::arg("code"));
   m.def("statistics", &statistics);
   m.def("reset_statistics", &cuda_on_cpu::reset_statistics);
 }

@@ -18,7 +18,10 @@
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
 #endif
-#ifndef __x86_64__
+// CUDA_ON_CPU_UCONTEXT is for trying the fallback where it is not needed.
+#if defined(__x86_64__) && !defined(CUDA_ON_CPU_UCONTEXT)
+#define CUDA_ON_CPU_OWN_SWITCH
+#else
 #include <ucontext.h>
 #endif
 
@@ -28,7 +31,7 @@
 namespace cuda_on_cpu {
 
 struct Context {
-#ifdef __x86_64__
+#ifdef CUDA_ON_CPU_OWN_SWITCH
   void* stack_pointer = nullptr;
 #else
   ucontext_t registers;
@@ -43,7 +46,7 @@ struct Context {
 #endif
 };
 
-#ifdef __x86_64__
+#ifdef CUDA_ON_CPU_OWN_SWITCH
 extern "C" void cuda_on_cpu_switch(void** save, void* load);
 // What the calling convention says a function keeps: six registers and the two floating point control words.
 __asm__(R"(
@@ -125,7 +128,7 @@ UNCHECKED inline void prepare(Context& context, char* stack, unsigned number, vo
   context.stack = stack;
   context.stack_bytes = kStackBytes;
   const size_t used = kStackBytes - number % 32 * 448;
-#ifdef __x86_64__
+#ifdef CUDA_ON_CPU_OWN_SWITCH
   auto* top = reinterpret_cast<uint64_t*>(stack + used);
   top[-1] = 0;  // no return address: entry never returns
   top[-2] = reinterpret_cast<uint64_t>(entry);
@@ -178,7 +181,7 @@ UNCHECKED inline void switch_context(Context& from, Context& to, bool dying = fa
 #ifdef __SANITIZE_THREAD__
   __tsan_switch_to_fiber(to.tsan_fiber, 1);
 #endif
-#ifdef __x86_64__
+#ifdef CUDA_ON_CPU_OWN_SWITCH
   cuda_on_cpu_switch(&from.stack_pointer, to.stack_pointer);
 #else
   swapcontext(&from.registers, &to.registers);

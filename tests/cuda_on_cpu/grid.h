@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <string>
 
@@ -19,6 +20,9 @@ struct Lane : Thread {
   Context context;
   Warp* warp = nullptr;
   unsigned polls = 0;
+  bool fenced = false;      // since the last barrier: its atomics release
+  unsigned seen_count = 0;  // atomics since the last fence, which will acquire them
+  const void* seen[8] = {};
 };
 
 // A collective that some lanes have reached and others have not.
@@ -70,10 +74,10 @@ struct Grid {
   std::unique_ptr<Lane[]> lane_storage;
   std::unique_ptr<uint64_t[]> ready_storage;
   Warp* warps = nullptr;
-  uint64_t* ready = nullptr;    // a bit for each warp: it has a lane that can run
-  Block* finished = nullptr;    // the block whose last thread has just exited
-  uint64_t asleep = 0;           // lanes
-  bool changed = false;          // since the last round of waiting threads something happened
+  uint64_t* ready = nullptr;  // a bit for each warp: it has a lane that can run
+  Block* finished = nullptr;  // the block whose last thread has just exited
+  uint64_t asleep = 0;        // lanes
+  bool changed = false;       // since the last round of waiting threads something happened
   char done_token = 0;
   cudaError_t error = cudaSuccess;
   std::string message;
@@ -109,6 +113,16 @@ UNCHECKED inline void build(Grid* grid, unsigned resident) {
       lane->warp = block->warps + i / 32;
     }
   }
+}
+
+inline std::string format_index(uint3 index) {
+  return "(" + std::to_string(index.x) + "," + std::to_string(index.y) + "," + std::to_string(index.z) + ")";
+}
+
+inline std::string hexadecimal(uint32_t bits) {
+  char text[16];
+  snprintf(text, sizeof text, "0x%08x", bits);
+  return text;
 }
 
 }  // namespace cuda_on_cpu

@@ -113,7 +113,7 @@ inline float __double2float_rn(double x) { return static_cast<float>(x); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
 
-#define CUDA_ON_CPU_MIN_MAX(type)                             \
+#define CUDA_ON_CPU_MIN_MAX(type)                           \
   inline type min(type a, type b) { return b < a ? b : a; } \
   inline type max(type a, type b) { return a < b ? b : a; }
 CUDA_ON_CPU_MIN_MAX(int)

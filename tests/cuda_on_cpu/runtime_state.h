@@ -22,6 +22,7 @@ inline Statistics totals;
 inline Device the_device;
 inline cudaError_t planned_failure = cudaSuccess;
 inline std::mutex launch_mutex;
+inline thread_local bool launching = false;
 inline thread_local cudaError_t last_error = cudaSuccess;
 inline thread_local cudaError_t explained_error = cudaSuccess;
 inline thread_local std::string explanation;
@@ -38,7 +39,6 @@ inline cudaError_t set_error(cudaError_t error, const std::string& message = "")
 
 // False, with the error set, for a launch that CUDA refuses.
 inline bool may_launch(dim3 grid, dim3 block) {
-  if (current) fail(cudaErrorNotSupported, "a launch from a kernel");
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   cudaError_t error = planned_failure;
   planned_failure = cudaSuccess;

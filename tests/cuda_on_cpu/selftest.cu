@@ -9,7 +9,7 @@
 
 constexpr unsigned kAll = 0xffffffffu;
 
-enum class Plant { kNone, kNoBarrier, kNoSyncWarp, kGlobalOverrun, kSharedOverrun, kSameCell };
+enum class Plant { kNone, kNoBarrier, kNoSyncWarp, kGlobalOverrun, kSharedOverrun, kSameCell, kNoFence };
 
 struct Partials {
   unsigned warp[8];
@@ -46,17 +46,18 @@ __global__ void __launch_bounds__(256) block_sums(const unsigned* __restrict__ i
 struct IsLast {
   bool value;
 };
+template <Plant plant>
 __global__ void last_block(const unsigned* in, unsigned* partials, unsigned* finished, unsigned long long* out) {
   const unsigned sum = warp_sum(in[blockIdx.x * blockDim.x + threadIdx.x]);
   IsLast& last = block_memory<IsLast>();
   if (threadIdx.x == 0) {
     __stcg(partials + blockIdx.x, sum);
-    __threadfence();
+    if (plant != Plant::kNoFence) __threadfence();
     last.value = atomicAdd(finished, 1u) == gridDim.x - 1;
+    __threadfence();  // by the thread of the atomic, before the barrier: for the whole block
   }
   __syncthreads();
   if (!last.value) return;
-  __threadfence();
   unsigned long long total = 0;
   for (unsigned b = threadIdx.x; b < gridDim.x; b += 32) total += __ldcg(partials + b) * (b + 1ull);
   for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(kAll, total, step);
@@ -154,6 +155,7 @@ __global__ void trap() {
   __syncthreads();
 }
 __global__ void failed_assertion() { assert(threadIdx.x < 34); }
+__global__ void nested_launch() { launch(trap, 1, 1, nullptr); }
 __global__ void misaligned(const unsigned* in, float4* out) {
   out[threadIdx.x] = __ldg(reinterpret_cast<const float4*>(in + threadIdx.x));
 }
@@ -178,9 +180,10 @@ void run_block_sums(Buffers& b) {
   launch(block_sums<plant>, 7, 256, nullptr, b.in.data(), b.out.data(), b.scratch.data());
 }
 
+template <Plant plant>
 void run_last_block(Buffers& b) {
   auto* total = reinterpret_cast<unsigned long long*>(b.out.data());
-  launch(last_block, 50, 32, nullptr, b.in.data(), b.scratch.data(), b.flags.data(), total);
+  launch(last_block<plant>, 50, 32, nullptr, b.in.data(), b.scratch.data(), b.flags.data(), total);
 }
 
 struct Case {
@@ -195,7 +198,8 @@ const Case kCases[] = {
     {"same_cell", run_block_sums<Plant::kSameCell>},
     {"global_overrun", run_block_sums<Plant::kGlobalOverrun>},
     {"shared_overrun", run_block_sums<Plant::kSharedOverrun>},
-    {"last_block", run_last_block},
+    {"last_block", run_last_block<Plant::kNone>},
+    {"no_fence", run_last_block<Plant::kNoFence>},
     {"chained_sum",
      [](Buffers& b) {
        launch(chained_sum, 40, 32, nullptr, b.in.data(), b.scratch.data(), b.flags.data(), b.out.data());
@@ -214,10 +218,9 @@ const Case kCases[] = {
     {"wrong_mask", [](Buffers&) { launch(wrong_mask, 1, 64, nullptr); }},
     {"trap", [](Buffers&) { launch(trap, 3, 64, nullptr); }},
     {"failed_assertion", [](Buffers&) { launch(failed_assertion, 1, 64, nullptr); }},
+    {"nested_launch", [](Buffers&) { launch(nested_launch, 1, 1, nullptr); }},
     {"misaligned",
-     [](Buffers& b) {
-       launch(misaligned, 1, 32, nullptr, b.in.data(), reinterpret_cast<float4*>(b.out.data()));
-     }},
+     [](Buffers& b) { launch(misaligned, 1, 32, nullptr, b.in.data(), reinterpret_cast<float4*>(b.out.data())); }},
     {"planned_failure",
      [](Buffers& b) {
        cuda_on_cpu::fail_next_launch(cudaErrorMemoryAllocation);

@@ -12,14 +12,10 @@ struct dim3 {
   constexpr operator uint3() const { return {x, y, z}; }
 };
 
-#define CUDA_ON_CPU_VECTORS(scalar, name, align2, align4)                                                    \
-  struct alignas(align2) name##2 {                                                                           \
-    scalar x, y;                                                                                             \
-  };                                                                                                         \
-  struct alignas(align4) name##4 {                                                                           \
-    scalar x, y, z, w;                                                                                       \
-  };                                                                                                         \
-  constexpr name##2 make_##name##2(scalar x, scalar y) { return {x, y}; }                                    \
+#define CUDA_ON_CPU_VECTORS(scalar, name, align2, align4)                 \
+  struct alignas(align2) name##2 { scalar x, y; };                        \
+  struct alignas(align4) name##4 { scalar x, y, z, w; };                  \
+  constexpr name##2 make_##name##2(scalar x, scalar y) { return {x, y}; } \
   constexpr name##4 make_##name##4(scalar x, scalar y, scalar z, scalar w) { return {x, y, z, w}; }
 
 CUDA_ON_CPU_VECTORS(signed char, char, 2, 4)
