@@ -3,6 +3,7 @@
 #include <map>
 #include <mutex>
 
+#include "cpu/subnormals.h"
 #include "kernels.h"
 #include "plan.h"
 #include "runtime.h"
@@ -99,6 +100,7 @@ struct CudaSweep::Plan {
   Plan(std::vector<TensorJob> list, const Sweep& sweep, int device_number) : jobs(std::move(list)), device(device_number) {
     const int64_t count = static_cast<int64_t>(jobs.size());
     d.sweep = sweep;
+    const SubnormalsOn guard;
     d.sweep.inverse_loss_scale = static_cast<float>(sweep.inv_scale);
     d.count = static_cast<int>(count);
     const TaskPlan tasks(jobs, d, facts_of(device).l2_bytes / 2);

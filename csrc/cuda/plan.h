@@ -64,7 +64,7 @@ class TaskPlan {
     if (method() != Method::none && method() != Method::centralize && !lagged) d_.measured_first = true;
     d_.needs_all = s.skip_nonfinite || (!lagged && (method() == Method::autoscale || method() == Method::clip));
     if (d_.needs_all) d_.measured_first = true;
-    d_.processed = outputs || quantizes || method() != Method::none || d_.needs_all;
+    d_.processed = outputs || quantizes || method() != Method::none || d_.needs_all || !s.measure;
     d_.sweep.moments_in_pass = d_.processed && !d_.measured_first && (s.measure || method() != Method::none);
     d_.measured = d_.measured_first || d_.sweep.moments_in_pass || !d_.processed;
   }

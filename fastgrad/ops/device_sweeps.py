@@ -86,7 +86,8 @@ def cuda_dequantize(
             device.index or 0,
         )
         if plan.upload_bytes:
-            plan.launch(_upload(plan, device).data_ptr(), _stream(device))
+            upload = _upload(plan, device)
+            plan.launch(upload.data_ptr(), _stream(device))
 
 
 def _upload(plan: object, device: torch.device) -> Tensor:

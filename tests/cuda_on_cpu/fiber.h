@@ -135,6 +135,7 @@ UNCHECKED inline void prepare(Context& context, char* stack, unsigned number, vo
   for (int i = 3; i <= 8; ++i) top[-i] = 0;
   uint32_t control[2];
   __asm__ volatile("stmxcsr %0\n\tfnstcw %1" : "=m"(control[0]), "=m"(control[1]));
+  control[0] &= ~0x8040u;  // a GPU does not flush subnormals, whatever the caller has set
   top[-9] = static_cast<uint64_t>(control[1] & 0xffffu) << 32 | control[0];
   context.stack_pointer = top - 9;
 #else
