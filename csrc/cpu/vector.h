@@ -32,8 +32,8 @@ inline Floats minimum(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512
 inline Floats maximum(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
 inline Words maximum(Words a, Words b) { return (Words)_mm512_max_epu32((__m512i)a, (__m512i)b); }
 inline Words minimum(Words a, Words b) { return (Words)_mm512_min_epu32((__m512i)a, (__m512i)b); }
-inline bool any_below(Words w, uint32_t limit) {
-  return _mm512_cmplt_epu32_mask((__m512i)w, _mm512_set1_epi32(static_cast<int>(limit))) != 0;
+inline bool any_below(Floats x, float limit) {
+  return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(limit), _CMP_LT_OQ) != 0;
 }
 inline void store_codes(uint8_t* p, Words w) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)w));
@@ -47,16 +47,14 @@ inline Floats minimum(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256
 inline Floats maximum(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
 inline Words maximum(Words a, Words b) { return (Words)_mm256_max_epu32((__m256i)a, (__m256i)b); }
 inline Words minimum(Words a, Words b) { return (Words)_mm256_min_epu32((__m256i)a, (__m256i)b); }
-inline bool any_below(Words w, uint32_t limit) {  // w below 2^31
-  return _mm256_movemask_ps((__m256)((Mask)w < static_cast<int32_t>(limit))) != 0;
-}
+inline bool any_below(Floats x, float limit) { return _mm256_movemask_ps((__m256)(x < limit)) != 0; }
 #else
 inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 inline Words maximum(Words a, Words b) { return a > b ? a : b; }
 inline Words minimum(Words a, Words b) { return a < b ? a : b; }
-inline bool any_below(Words w, uint32_t limit) {
-  const Mask mask = (Mask)w < static_cast<int32_t>(limit);
+inline bool any_below(Floats x, float limit) {
+  const Mask mask = x < limit;
 #if defined(__SSE2__)
   return _mm_movemask_ps((__m128)mask) != 0;
 #else

@@ -9,11 +9,10 @@ template <Format F>
 FG_DEVICE QuadWord load_codes(const void* source, int64_t at) {
   constexpr int kBits = format_spec(F).code_bits;
   if constexpr (kBits == 32) {
-    const FloatPack p = *reinterpret_cast<const FloatPack*>(static_cast<const float*>(source) + at);
-    return {float_bits(p.v[0]), float_bits(p.v[1]), float_bits(p.v[2]), float_bits(p.v[3])};
+    return float_bits(load_floats(static_cast<const float*>(source) + at));
   } else if constexpr (kBits == 16) {
-    const HalfPack h = *reinterpret_cast<const HalfPack*>(static_cast<const uint16_t*>(source) + at);
-    return {h.low & 0xffffu, h.low >> 16, h.high & 0xffffu, h.high >> 16};
+    const uint2 h = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(source) + at);
+    return {h.x & 0xffffu, h.x >> 16, h.y & 0xffffu, h.y >> 16};
   } else if constexpr (kBits == 8) {
     const uint32_t w = *reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(source) + at);
     return {w & 0xffu, w >> 8 & 0xffu, w >> 16 & 0xffu, w >> 24};

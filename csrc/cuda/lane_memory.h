@@ -7,28 +7,26 @@
 
 FASTGRAD_NUMERICS_BEGIN
 
-struct alignas(16) FloatPack {
-  float v[kQuad];
-};
-struct alignas(8) HalfPack {
-  uint32_t low, high;  // two elements each
-};
-
-FG_DEVICE Quad widen(const HalfPack& h, Type type) {
+// Two elements of a narrow type to a word.
+FG_DEVICE Quad widen(const uint2& h, Type type) {
   if (type == Type::bf16) {
-    return {bits_float(h.low << 16), bits_float(h.low & 0xffff0000u), bits_float(h.high << 16),
-            bits_float(h.high & 0xffff0000u)};
+    return {bits_float(h.x << 16), bits_float(h.x & 0xffff0000u), bits_float(h.y << 16), bits_float(h.y & 0xffff0000u)};
   }
-  return {half_to_float(static_cast<uint16_t>(h.low)), half_to_float(static_cast<uint16_t>(h.low >> 16)),
-          half_to_float(static_cast<uint16_t>(h.high)), half_to_float(static_cast<uint16_t>(h.high >> 16))};
+  return {half_to_float(static_cast<uint16_t>(h.x)), half_to_float(static_cast<uint16_t>(h.x >> 16)),
+          half_to_float(static_cast<uint16_t>(h.y)), half_to_float(static_cast<uint16_t>(h.y >> 16))};
+}
+
+FG_DEVICE Quad load_floats(const float* p) {
+  const float4 f = *reinterpret_cast<const float4*>(p);
+  return {f.x, f.y, f.z, f.w};
+}
+FG_DEVICE void store_floats(float* p, const Quad& x) {
+  *reinterpret_cast<float4*>(p) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
 }
 
 FG_DEVICE Quad load_quad(const void* source, Type type, int64_t at) {
-  if (type == Type::fp32) {
-    const FloatPack p = *reinterpret_cast<const FloatPack*>(static_cast<const float*>(source) + at);
-    return {p.v[0], p.v[1], p.v[2], p.v[3]};
-  }
-  return widen(*reinterpret_cast<const HalfPack*>(static_cast<const uint16_t*>(source) + at), type);
+  if (type == Type::fp32) return load_floats(static_cast<const float*>(source) + at);
+  return widen(*reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(source) + at), type);
 }
 
 FG_DEVICE float load_element(const void* source, Type type, int64_t at) {
@@ -50,14 +48,15 @@ FG_DEVICE uint32_t narrow(float x, Type type, bool stochastic, uint32_t noise) {
 
 FG_DEVICE void store_quad(void* target, Type type, int64_t at, const Quad& x, bool stochastic, const QuadWord& noise) {
   if (type == Type::fp32) {
-    *reinterpret_cast<FloatPack*>(static_cast<float*>(target) + at) = {canonical(x.v[0]), canonical(x.v[1]),
-                                                                       canonical(x.v[2]), canonical(x.v[3])};
+    store_floats(static_cast<float*>(target) + at,
+                 {canonical(x.v[0]), canonical(x.v[1]), canonical(x.v[2]), canonical(x.v[3])});
     return;
   }
   uint32_t half[kQuad];
 #pragma unroll
   for (int k = 0; k < kQuad; ++k) half[k] = narrow(x.v[k], type, stochastic, noise.v[k]);
-  *reinterpret_cast<HalfPack*>(static_cast<uint16_t*>(target) + at) = {half[0] | half[1] << 16, half[2] | half[3] << 16};
+  const uint2 pair = make_uint2(half[0] | half[1] << 16, half[2] | half[3] << 16);
+  __stcs(reinterpret_cast<uint2*>(static_cast<uint16_t*>(target) + at), pair);
 }
 
 FG_DEVICE void store_element(void* target, Type type, int64_t at, float x, bool stochastic, uint32_t noise) {
@@ -68,25 +67,51 @@ FG_DEVICE void store_element(void* target, Type type, int64_t at, float x, bool 
   }
 }
 
-// Codes of one quad, `count` of which exist (the padding of an odd nibble is zero).
+// The same byte of each of a quad's four words: `pair` picks it from two of them.
+FG_DEVICE uint32_t gather_bytes(const QuadWord& w, uint32_t pair) {
+  return __byte_perm(__byte_perm(w.v[0], w.v[1], pair), __byte_perm(w.v[2], w.v[3], pair), 0x5410);
+}
+
+// Rounded numbers as codes of one byte each, from bit 16 on in `fixed`, with the signs of v.
 template <Format F>
-FG_DEVICE void store_codes(void* target, int64_t at, const QuadWord& code) {
-  constexpr int kBits = format_spec(F).code_bits;
-  if constexpr (kBits == 32) {
-    *reinterpret_cast<FloatPack*>(static_cast<float*>(target) + at) = {bits_float(code.v[0]), bits_float(code.v[1]),
-                                                                       bits_float(code.v[2]), bits_float(code.v[3])};
-  } else if constexpr (kBits == 16) {
-    *reinterpret_cast<HalfPack*>(static_cast<uint16_t*>(target) + at) = {
-        (code.v[0] & 0xffffu) | code.v[1] << 16, (code.v[2] & 0xffffu) | code.v[3] << 16};
-  } else if constexpr (kBits == 8) {
-    *reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(target) + at) =
-        (code.v[0] & 0xffu) | (code.v[1] & 0xffu) << 8 | (code.v[2] & 0xffu) << 16 | code.v[3] << 24;
+FG_DEVICE uint32_t pack_bytes(const QuadWord& fixed, const Quad& v) {
+  constexpr FormatSpec spec = format_spec(F);
+  const uint32_t code = gather_bytes(fixed, 0x0062);
+  if constexpr (spec.integer) {
+    const uint32_t minus = gather_bytes(float_bits(v), 0x00fb);  // 0xff where v has a sign
+    const uint32_t flipped = (code ^ minus) & 0x7f7f7f7fu;       // and one is added: two's complement
+    return (flipped + (minus & 0x01010101u)) ^ (minus & 0x80808080u);
   } else {
-    *reinterpret_cast<uint16_t*>(static_cast<uint8_t*>(target) + at / 2) = static_cast<uint16_t>(
-        (code.v[0] & 0xfu) | (code.v[1] & 0xfu) << 4 | (code.v[2] & 0xfu) << 8 | (code.v[3] & 0xfu) << 12);
+    constexpr int kToPlace = 7 - spec.sign_shift;
+    const uint32_t sign = gather_bytes(float_bits(v), 0x0073);
+    constexpr uint32_t kCode = ((1u << spec.sign_shift) - 1u) * 0x01010101u;
+    return ((code & kCode) ^ inverted_bit<F>() * 0x01010101u) | (sign & 0x80808080u) >> kToPlace;
   }
 }
 
+// Stores a whole quad of rounded numbers.
+template <Format F>
+FG_DEVICE void store_rounded(void* target, int64_t at, const QuadWord& fixed, const Quad& v) {
+  constexpr FormatSpec spec = format_spec(F);
+  static_assert(F != Format::fp32);
+  if constexpr (spec.code_bits == 16) {
+    uint2 pair = {__byte_perm(fixed.v[0], fixed.v[1], 0x7632), __byte_perm(fixed.v[2], fixed.v[3], 0x7632)};
+    if constexpr (!sign_rides<F>()) {
+      const QuadWord w = float_bits(v);
+      pair.x |= __byte_perm(w.v[0], w.v[1], 0x7632) & 0x80008000u;
+      pair.y |= __byte_perm(w.v[2], w.v[3], 0x7632) & 0x80008000u;
+    }
+    __stcs(reinterpret_cast<uint2*>(static_cast<uint16_t*>(target) + at), pair);
+  } else if constexpr (spec.code_bits == 8) {
+    *reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(target) + at) = pack_bytes<F>(fixed, v);
+  } else {
+    const uint32_t bytes = pack_bytes<F>(fixed, v) & 0x0f0f0f0fu;
+    *reinterpret_cast<uint16_t*>(static_cast<uint8_t*>(target) + at / 2) =
+        static_cast<uint16_t>(__byte_perm(bytes | bytes >> 4, 0u, 0x0020));
+  }
+}
+
+// Codes of which some of a quad exist; the padding of an odd nibble is zero.
 template <Format F>
 FG_DEVICE void store_some_codes(void* target, int64_t at, const QuadWord& code, int count) {
   constexpr int kBits = format_spec(F).code_bits;

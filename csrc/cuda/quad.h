@@ -23,48 +23,50 @@ using QuadMask = Four<bool>;
   _Pragma("unroll") for (int i = 0; i < kQuad; ++i) out.v[i] = EXPRESSION; \
   return out
 
-FG_FN Quad operator+(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, a.v[i] + b.v[i]); }
-FG_FN Quad operator-(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, a.v[i] - b.v[i]); }
-FG_FN Quad operator*(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, a.v[i] * b.v[i]); }
-FG_FN Quad operator+(const Quad& a, float b) { FG_QUAD_EACH(Quad, a.v[i] + b); }
-FG_FN Quad operator-(const Quad& a, float b) { FG_QUAD_EACH(Quad, a.v[i] - b); }
-FG_FN Quad operator*(const Quad& a, float b) { FG_QUAD_EACH(Quad, a.v[i] * b); }
-FG_FN QuadMask operator!=(const Quad& a, const Quad& b) { FG_QUAD_EACH(QuadMask, a.v[i] != b.v[i]); }
+FG_DEVICE Quad operator+(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, a.v[i] + b.v[i]); }
+FG_DEVICE Quad operator-(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, a.v[i] - b.v[i]); }
+FG_DEVICE Quad operator*(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, a.v[i] * b.v[i]); }
+FG_DEVICE Quad operator+(const Quad& a, float b) { FG_QUAD_EACH(Quad, a.v[i] + b); }
+FG_DEVICE Quad operator-(const Quad& a, float b) { FG_QUAD_EACH(Quad, a.v[i] - b); }
+FG_DEVICE Quad operator*(const Quad& a, float b) { FG_QUAD_EACH(Quad, a.v[i] * b); }
+FG_DEVICE QuadMask operator!=(const Quad& a, const Quad& b) { FG_QUAD_EACH(QuadMask, a.v[i] != b.v[i]); }
 
-FG_FN QuadWord operator+(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a.v[i] + b.v[i]); }
-FG_FN QuadWord operator-(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a.v[i] - b.v[i]); }
-FG_FN QuadWord operator|(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a.v[i] | b.v[i]); }
-FG_FN QuadWord operator^(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a.v[i] ^ b.v[i]); }
-FG_FN QuadWord operator+(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] + b); }
-FG_FN QuadWord operator-(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] - b); }
-FG_FN QuadWord operator&(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] & b); }
-FG_FN QuadWord operator<<(const QuadWord& a, int s) { FG_QUAD_EACH(QuadWord, a.v[i] << s); }
-FG_FN QuadWord operator>>(const QuadWord& a, int s) { FG_QUAD_EACH(QuadWord, a.v[i] >> s); }
-FG_FN QuadMask operator<(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadMask, a.v[i] < b); }
-FG_FN QuadMask operator==(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadMask, a.v[i] == b); }
-FG_FN QuadMask operator!=(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadMask, a.v[i] != b.v[i]); }
-FG_FN QuadWord& operator|=(QuadWord& a, const QuadWord& b) { return a = a | b; }
+FG_DEVICE QuadWord operator+(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a.v[i] + b.v[i]); }
+FG_DEVICE QuadWord operator-(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a.v[i] - b.v[i]); }
+FG_DEVICE QuadWord operator|(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a.v[i] | b.v[i]); }
+FG_DEVICE QuadWord operator^(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a.v[i] ^ b.v[i]); }
+FG_DEVICE QuadWord operator^(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] ^ b); }
+FG_DEVICE QuadWord operator+(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] + b); }
+FG_DEVICE QuadWord operator-(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] - b); }
+FG_DEVICE QuadWord operator&(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] & b); }
+FG_DEVICE QuadWord operator<<(const QuadWord& a, int s) { FG_QUAD_EACH(QuadWord, a.v[i] << s); }
+FG_DEVICE QuadWord operator>>(const QuadWord& a, int s) { FG_QUAD_EACH(QuadWord, a.v[i] >> s); }
+FG_DEVICE QuadMask operator<(const Quad& a, float b) { FG_QUAD_EACH(QuadMask, a.v[i] < b); }
+FG_DEVICE QuadMask operator==(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadMask, a.v[i] == b); }
+FG_DEVICE QuadMask operator!=(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadMask, a.v[i] != b); }
+FG_DEVICE QuadWord& operator|=(QuadWord& a, const QuadWord& b) { return a = a | b; }
 
-FG_FN Quad select(const QuadMask& m, const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, m.v[i] ? a.v[i] : b.v[i]); }
-FG_FN QuadWord select(const QuadMask& m, const QuadWord& a, const QuadWord& b) {
+FG_DEVICE Quad select(const QuadMask& m, const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, m.v[i] ? a.v[i] : b.v[i]); }
+FG_DEVICE QuadWord select(const QuadMask& m, const QuadWord& a, const QuadWord& b) {
   FG_QUAD_EACH(QuadWord, m.v[i] ? a.v[i] : b.v[i]);
 }
-FG_FN QuadWord mask_to_word(const QuadMask& m) { FG_QUAD_EACH(QuadWord, m.v[i] ? 1u : 0u); }
-FG_FN QuadWord float_bits(const Quad& x) { FG_QUAD_EACH(QuadWord, float_bits(x.v[i])); }
-FG_FN Quad bits_float(const QuadWord& w) { FG_QUAD_EACH(Quad, bits_float(w.v[i])); }
-FG_FN Quad word_to_float(const QuadWord& w) { FG_QUAD_EACH(Quad, word_to_float(w.v[i])); }
-FG_FN QuadWord float_to_word(const Quad& x) { FG_QUAD_EACH(QuadWord, float_to_word(x.v[i])); }
-FG_FN Quad magnitude(const Quad& x) { FG_QUAD_EACH(Quad, magnitude(x.v[i])); }
-FG_FN Quad minimum(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, fminf(a.v[i], b.v[i])); }
-FG_FN bool any_below(const QuadWord& w, uint32_t limit) {
-  return (w.v[0] < limit) | (w.v[1] < limit) | (w.v[2] < limit) | (w.v[3] < limit);
+FG_DEVICE QuadWord mask_to_word(const QuadMask& m) { FG_QUAD_EACH(QuadWord, m.v[i] ? 1u : 0u); }
+FG_DEVICE QuadWord float_bits(const Quad& x) { FG_QUAD_EACH(QuadWord, float_bits(x.v[i])); }
+FG_DEVICE Quad bits_float(const QuadWord& w) { FG_QUAD_EACH(Quad, bits_float(w.v[i])); }
+FG_DEVICE Quad word_to_float(const QuadWord& w) { FG_QUAD_EACH(Quad, word_to_float(w.v[i])); }
+FG_DEVICE QuadWord float_to_word(const Quad& x) { FG_QUAD_EACH(QuadWord, float_to_word(x.v[i])); }
+FG_DEVICE Quad magnitude(const Quad& x) { FG_QUAD_EACH(Quad, magnitude(x.v[i])); }
+FG_DEVICE Quad minimum(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, fminf(a.v[i], b.v[i])); }
+// Asked of the whole warp, which then takes one way: all lanes call it.
+FG_DEVICE bool any_below(const Quad& x, float limit) {
+  return __any_sync(0xffffffffu, (x.v[0] < limit) | (x.v[1] < limit) | (x.v[2] < limit) | (x.v[3] < limit));
 }
 
 // The 16-bit noises of a lane's four columns: Philox once for eight rows.
 struct LaneNoise {
   PhiloxWords<uint32_t> column[kQuad];
 
-  FG_FN QuadWord row(int r) const {
+  FG_DEVICE QuadWord row(int r) const {
     QuadWord out;
 #pragma unroll
     for (int k = 0; k < kQuad; ++k) {
@@ -76,7 +78,7 @@ struct LaneNoise {
   }
 };
 
-FG_FN LaneNoise lane_noise(uint64_t seed, uint64_t stream, int64_t tile, int lane) {
+FG_DEVICE LaneNoise lane_noise(uint64_t seed, uint64_t stream, int64_t tile, int lane) {
   const PhiloxKeys keys(seed);
   LaneNoise out;
 #pragma unroll
@@ -86,7 +88,7 @@ FG_FN LaneNoise lane_noise(uint64_t seed, uint64_t stream, int64_t tile, int lan
   return out;
 }
 
-FG_FN LaneNoise no_noise() {
+FG_DEVICE LaneNoise no_noise() {
   LaneNoise out;
 #pragma unroll
   for (int k = 0; k < kQuad; ++k) out.column[k] = {0u, 0u, 0u, 0u};

@@ -48,12 +48,12 @@ struct TileSource {
     if (type == Type::fp32) {
       const float* p = static_cast<const float*>(grad) + first;
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) x.row[r] = load_quad(p, Type::fp32, r * kColumns);
+      for (int r = 0; r < kRows; ++r) x.row[r] = load_floats(p + r * kColumns);
     } else {
       const uint16_t* p = static_cast<const uint16_t*>(grad) + first;
-      HalfPack half[kRows];
+      uint2 half[kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) half[r] = *reinterpret_cast<const HalfPack*>(p + r * kColumns);
+      for (int r = 0; r < kRows; ++r) half[r] = *reinterpret_cast<const uint2*>(p + r * kColumns);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) x.row[r] = widen(half[r], type);
     }

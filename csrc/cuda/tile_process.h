@@ -73,24 +73,18 @@ FG_DEVICE bool process_whole(const TensorWork& w, const TileSource& source, int6
   void* codes = quantized(*w.job) ? w.job->codes : nullptr;
   if constexpr (F != Format::fp32) {
     if (w.quantize) {
-      uint32_t row_max[kRows], absmax = 0;
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        row_max[r] = largest_bits(y.row[r]);
-        absmax = row_max[r] > absmax ? row_max[r] : absmax;
-      }
-      absmax = warp_max(absmax);
-      if (!may_be_quantized_whole<F>(w.quantizer, absmax)) return false;
+      const TileLook look = look_at(y);
+      if (!may_be_quantized_whole<F>(w.quantizer, look.absmax)) return false;
       if (w.quantizer.block_scales != nullptr) {
-        block_maxima(row_max, w.quantizer.block_shift, w.quantizer.block_scales);
+        block_maxima(look.row_max, w.quantizer.block_shift, w.quantizer.block_scales);
         if (!finish_block_scales<F>(*w.sweep, *w.job, source.offset, kTile / w.sweep->block, w.quantizer.block_scales)) {
           return false;
         }
       }
-      counts->absmax = absmax > counts->absmax ? absmax : counts->absmax;
+      counts->absmax = look.absmax > counts->absmax ? look.absmax : counts->absmax;
       *sums = w.quantizer.rounding == Rounding::nearest
-                  ? quantize_whole<F, Rounding::nearest>(w.quantizer, y, tile, codes, source.offset, counts)
-                  : quantize_whole<F, Rounding::stochastic>(w.quantizer, y, tile, codes, source.offset, counts);
+                  ? quantize_whole<F, Rounding::nearest>(w.quantizer, y, look.yy, tile, codes, source.offset, counts)
+                  : quantize_whole<F, Rounding::stochastic>(w.quantizer, y, look.yy, tile, codes, source.offset, counts);
     }
   } else if (codes != nullptr) {
 #pragma unroll

@@ -41,15 +41,27 @@ FG_DEVICE LaneNoise gradient_noise(const Quantizer& z, int64_t tile) {
   return lane_noise(z.seed, z.stream, tile, lane_number());
 }
 
-// As integers, which order NaN and infinity above all numbers.
-FG_DEVICE uint32_t largest_bits(const Quad& y) {
-  uint32_t largest = 0;
+// A first look at a whole tile: what the sums of squares are, and how large it gets.
+struct TileLook {
+  Quad yy;             // the columns of sum y*y
+  float row_max[kRows];  // of a lane's elements
+  uint32_t absmax;     // bits, of the tile; infinity where an element is not finite or its square is not
+};
+
+FG_DEVICE TileLook look_at(const LaneTile& y) {
+  TileLook look;
+  look.yy = {};
+  float largest = 0.0f;
 #pragma unroll
-  for (int k = 0; k < kQuad; ++k) {
-    const uint32_t m = float_bits(y.v[k]) & kMagnitude;
-    largest = m > largest ? m : largest;
+  for (int r = 0; r < kRows; ++r) {
+    const Quad m = magnitude(y.row[r]);
+    look.yy = look.yy + m * m;
+    look.row_max[r] = fmaxf(fmaxf(m.v[0], m.v[1]), fmaxf(m.v[2], m.v[3]));  // passes over NaN, which the sums keep
+    largest = fmaxf(largest, look.row_max[r]);
   }
-  return largest;
+  const float sum = (look.yy.v[0] + look.yy.v[1]) + (look.yy.v[2] + look.yy.v[3]);
+  look.absmax = warp_max(is_finite(sum) ? float_bits(largest) : kInfinity);
+  return look;
 }
 
 // From the largest magnitude of each block, in `block_scales[b].scale`, to the scales; stored for the caller, too.
@@ -72,30 +84,24 @@ FG_DEVICE bool finish_block_scales(const Sweep& sweep, const TensorJob& job, int
 }
 
 // The largest magnitudes of the blocks of a whole tile, all elements of which are finite.
-FG_DEVICE void block_maxima(const uint32_t (&row_max)[kRows], int shift, BlockScale* scales) {
+FG_DEVICE void block_maxima(const float (&row_max)[kRows], int shift, BlockScale* scales) {
   const int lane = lane_number();
   if (shift >= 7) {  // whole rows
     const int rows = shift == 7 ? 1 : 2;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      uint32_t m = row_max[r];
-      if (rows == 2) {
-        if (r % 2 != 0) continue;
-        m = m > row_max[(r + 1) % kRows] ? m : row_max[(r + 1) % kRows];
-      }
-      m = warp_max(m);
+      if (rows == 2 && r % 2 != 0) continue;
+      const float of_lane = rows == 2 ? fmaxf(row_max[r], row_max[(r + 1) % kRows]) : row_max[r];
+      const uint32_t m = warp_max(float_bits(of_lane));
       if (lane == 0) scales[r / rows].scale = bits_float(m);
     }
   } else {
     const int lanes = 1 << (shift - 2);  // of one block
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      uint32_t m = row_max[r];
-      for (int s = 1; s < lanes; s *= 2) {
-        const uint32_t other = __shfl_xor_sync(kWholeWarp, m, s);
-        m = other > m ? other : m;
-      }
-      if (lane % lanes == 0) scales[(r * kColumns + kQuad * lane) >> shift].scale = bits_float(m);
+      float m = row_max[r];
+      for (int s = 1; s < lanes; s *= 2) m = fmaxf(m, __shfl_xor_sync(kWholeWarp, m, s));
+      if (lane % lanes == 0) scales[(r * kColumns + kQuad * lane) >> shift].scale = m;
     }
   }
   __syncwarp();
@@ -104,25 +110,29 @@ FG_DEVICE void block_maxima(const uint32_t (&row_max)[kRows], int shift, BlockSc
 // y of a whole tile becomes q. What is rare does not happen here: all y are finite, none is beyond the largest of the
 // format, and the range of y vouches for that of the sums (see may_be_quantized_whole).
 template <Format F, Rounding R>
-FG_DEVICE TileSums quantize_whole(const Quantizer& z, LaneTile& y, int64_t tile, void* codes, int64_t offset,
-                                  LaneCounts* counts) {
+FG_DEVICE TileSums quantize_whole(const Quantizer& z, LaneTile& y, const Quad& yy, int64_t tile, void* codes,
+                                  int64_t offset, LaneCounts* counts) {
   const LaneNoise noise = R == Rounding::nearest ? no_noise() : gradient_noise(z, tile);
-  Quad yy = {}, yq = {}, qq = {};
+  Quad yq = {}, qq = {};
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const int place = r * kColumns + kQuad * lane_number();
-    const Quad v = y.row[r];
-    const auto one = quantize_finite<F, R, Scaling::plain>(v, splat<Quad>(inverse_at(z, place)),
-                                                           splat<Quad>(scale_at(z, place)), noise.row(r));
-    if (codes != nullptr) store_codes<F>(codes, offset + place, one.code);
+    const Quad from = y.row[r], v = from * inverse_at(z, place);
+    const auto one = round_number<F, R>(sign_rides<F>() ? v : magnitude(v), noise.row(r));
+    const Quad q = one.value * scale_at(z, place);
+    if (codes != nullptr) store_rounded<F>(codes, offset + place, one.fixed, v);
     if (one.small) {
 #pragma unroll
-      for (int k = 0; k < kQuad; ++k) counts->zeroed += (one.value.v[k] == 0.0f) & (v.v[k] != 0.0f);
+      for (int k = 0; k < kQuad; ++k) counts->zeroed += (q.v[k] == 0.0f) & (from.v[k] != 0.0f);
     }
-    yy = yy + v * v;
-    yq = yq + v * one.value;
-    qq = qq + one.value * one.value;
-    y.row[r] = one.value;
+    if constexpr (sign_rides<F>()) {
+      yq = yq + from * q;
+      y.row[r] = q;
+    } else {  // y and q have one sign: their product is that of their magnitudes
+      yq = yq + magnitude(from) * q;
+      y.row[r] = signed_value<F>(q, code_of<F>(one.fixed), v);
+    }
+    qq = qq + q * q;
   }
   return {halve_columns(yy), halve_columns(yq), halve_columns(qq)};
 }

@@ -60,10 +60,10 @@ FG_DEVICE void update_whole_fp32(const Update& u, const LaneTile& gradient, int6
   for (int first = 0; first < kRows; first += kAhead) {
     Quad p[kAhead], m[kAhead];
 #pragma unroll
-    for (int r = 0; r < kAhead; ++r) p[r] = load_quad(parameter, Type::fp32, (first + r) * kColumns);
+    for (int r = 0; r < kAhead; ++r) p[r] = load_floats(parameter + (first + r) * kColumns);
     if (u.has_momentum()) {
 #pragma unroll
-      for (int r = 0; r < kAhead; ++r) m[r] = load_quad(momentum, Type::fp32, (first + r) * kColumns);
+      for (int r = 0; r < kAhead; ++r) m[r] = load_floats(momentum + (first + r) * kColumns);
     }
 #pragma unroll
     for (int r = 0; r < kAhead; ++r) {
@@ -72,10 +72,8 @@ FG_DEVICE void update_whole_fp32(const Update& u, const LaneTile& gradient, int6
         update_element(u, gradient.row[first + r].v[k], &p[r].v[k], &m[r].v[k], Type::fp32);
       }
       const int at = (first + r) * kColumns;
-      if (u.has_momentum()) {
-        *reinterpret_cast<FloatPack*>(momentum + at) = {m[r].v[0], m[r].v[1], m[r].v[2], m[r].v[3]};
-      }
-      *reinterpret_cast<FloatPack*>(parameter + at) = {p[r].v[0], p[r].v[1], p[r].v[2], p[r].v[3]};
+      if (u.has_momentum()) store_floats(momentum + at, m[r]);
+      store_floats(parameter + at, p[r]);
     }
   }
 }

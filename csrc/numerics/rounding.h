@@ -10,7 +10,7 @@ FASTGRAD_NUMERICS_BEGIN
 FG_FN float word_to_float(uint32_t w) { return static_cast<float>(static_cast<int32_t>(w)); }
 FG_FN uint32_t float_to_word(float x) { return static_cast<uint32_t>(static_cast<int32_t>(x)); }
 FG_FN uint32_t mask_to_word(bool mask) { return mask ? 1u : 0u; }
-FG_FN bool any_below(uint32_t w, uint32_t limit) { return w < limit; }
+FG_FN bool any_below(float x, float limit) { return x < limit; }
 FG_FN float minimum(float a, float b) { return a < b ? a : b; }  // b where a is NaN
 
 template <class Mask, class T>
@@ -31,12 +31,12 @@ FG_FN Word rounding_addend(Word fixed, Word noise) {
   return fixed ^ fixed;
 }
 
-// A non-negative number of gaps, given times 2^16, to a whole number of gaps.
+// A non-negative number of gaps, given times 2^16: the whole number it is rounded to stands from bit 16 on.
 template <Rounding R, class Float, class Word>
 FG_FN Word round_gaps(Float gaps_65536, Word noise) {
   Word fixed = float_to_word(gaps_65536);
   if constexpr (R == Rounding::nearest) fixed |= mask_to_word(word_to_float(fixed) != gaps_65536);  // breaks a tie
-  return (fixed + rounding_addend<R>(fixed, noise)) >> 16;
+  return fixed + rounding_addend<R>(fixed, noise);
 }
 
 // The gap between the subnormals of a float format.
@@ -57,46 +57,75 @@ FG_FN Word normal_bits(Word code) {
 
 template <class Float, class Word>
 struct Rounded {
-  Word code;    // without a sign
-  Float value;  // the magnitude it stands for
+  Word fixed;   // from bit 16 on the code, without a sign: see code_of
+  Float value;  // what it stands for
   bool small;   // some lane may have become zero
 };
 
-// A magnitude in [0, largest].
+// Whether a sign can stay where it is, above the exponent, while the number is rounded.
+template <Format F>
+FG_FN constexpr bool sign_rides() {
+  return !format_spec(F).integer && format_spec(F).mantissa <= 7;
+}
+
+// What separates a format's exponents from float32's is, modulo their range, its highest exponent bit: a code is
+// rebased by inverting that. (Of fp16 the bits are rebased before, as there is no room above them.)
+template <Format F>
+FG_FN constexpr uint32_t inverted_bit() {
+  constexpr FormatSpec spec = format_spec(F);
+  if (!sign_rides<F>() || F == Format::bf16) return 0u;
+  return ((spec.exponent0 - 1u) << spec.mantissa) & ((1u << spec.sign_shift) - 1u);
+}
+
+template <Format F, class Word>
+FG_FN Word code_of(Word fixed) {
+  static_assert((inverted_bit<F>() & (inverted_bit<F>() - 1u)) == 0u);
+  if constexpr (inverted_bit<F>() == 0u) return fixed >> 16;
+  return ((fixed >> 16) & ((1u << format_spec(F).sign_shift) - 1u)) ^ inverted_bit<F>();
+}
+
+// A magnitude in [0, largest], or, where the sign rides, a number in [-largest, largest]: then `value` has the sign,
+// too, and `fixed` has it somewhere above the code.
 template <Format F, Rounding R, class Float, class Word>
-FG_FN Rounded<Float, Word> round_magnitude(Float magnitude, Word noise) {
+FG_FN Rounded<Float, Word> round_number(Float v, Word noise) {
   constexpr FormatSpec spec = format_spec(F);
   if constexpr (spec.integer) {
-    const Word code = round_gaps<R>(magnitude * 65536.0f, noise);
-    return {code, word_to_float(code), true};
+    const Word fixed = round_gaps<R>(v * 65536.0f, noise);
+    return {fixed, word_to_float(fixed >> 16), true};
   } else if constexpr (F == Format::bf16) {
     // bfloat16 has float32's exponents: the bits themselves are the fixed-point number.
-    const Word bits = float_bits(magnitude);
-    const Word rounded = bits + rounding_addend<R>(bits, noise);
-    return {rounded >> 16, bits_float(rounded & 0xffff0000u), true};
+    const Word bits = float_bits(v);
+    const Word fixed = bits + rounding_addend<R>(bits, noise);
+    return {fixed, bits_float(fixed & 0xffff0000u), true};
   } else {
-    const Word bits = float_bits(magnitude);
-    const Word rebased = bits - ((spec.exponent0 - 1u) << 23);
+    const Word bits = float_bits(v);
     Word fixed;
-    if constexpr (spec.mantissa > 7) {
-      fixed = rebased << (spec.mantissa - 7);
+    Float value;
+    if constexpr (sign_rides<F>()) {
+      constexpr int kDropped = 7 - spec.mantissa;
+      fixed = bits >> kDropped;
+      if constexpr (R == Rounding::nearest) fixed |= mask_to_word((bits & ((1u << kDropped) - 1u)) != 0u);  // breaks a tie
+      fixed = fixed + rounding_addend<R>(fixed, noise);
+      value = bits_float((fixed & 0xffff0000u) << kDropped);
     } else {
-      fixed = rebased >> (7 - spec.mantissa);
-      if constexpr (R == Rounding::nearest) fixed |= mask_to_word((fixed << (7 - spec.mantissa)) != rebased);
+      constexpr int kAdded = spec.mantissa - 7;
+      constexpr uint32_t kRebase = (spec.exponent0 - 1u) << 23;
+      fixed = (bits << kAdded) - (kRebase << kAdded);
+      fixed = fixed + rounding_addend<R>(fixed, noise);
+      value = bits_float(((fixed & 0xffff0000u) >> kAdded) + kRebase);
     }
-    Word code = (fixed + rounding_addend<R>(fixed, noise)) >> 16;
-    Float value = bits_float(normal_bits<F>(code));
     constexpr uint32_t kSmallestNormal = spec.exponent0 << 23;
-    const bool small = any_below(bits, kSmallestNormal);
+    const bool small = any_below(magnitude(v), bits_float(kSmallestNormal));
     if (small) {  // subnormal in the format, or zero: rare where the scale fits
       constexpr float kGap = subnormal_gap<F>();
-      const auto below = bits < kSmallestNormal;
-      const Float gaps = select(below, magnitude, splat<Float>(0.0f)) * (65536.0f / kGap);  // exact
-      const Word units = round_gaps<R>(gaps, noise);
-      code = select(below, units, code);
-      value = select(below, word_to_float(units) * kGap, value);
+      const Float m = magnitude(v);
+      const auto below = m < bits_float(kSmallestNormal);
+      const Word units = round_gaps<R>(select(below, m, splat<Float>(0.0f)) * (65536.0f / kGap), noise);  // exact
+      const Float signless = word_to_float(units >> 16) * kGap;
+      fixed = select(below, units ^ (inverted_bit<F>() << 16), fixed);
+      value = select(below, bits_float(float_bits(signless) | (bits & kSign)), value);
     }
-    return {code, value, small};
+    return {fixed, value, small};
   }
 }
 
@@ -105,6 +134,23 @@ enum class Scaling {
   plain,    // largest * scale is finite
   clamped,  // the value is clamped to the largest float32
 };
+
+// The sign goes last. `v` has it; of the integers, which are in two's complement, zero has none.
+template <Format F, class Float, class Word>
+FG_FN Word signed_code(Word code, Float v) {
+  constexpr FormatSpec spec = format_spec(F);
+  const Word sign = float_bits(v) & kSign;
+  if constexpr (!spec.integer) return code | (sign >> (31 - spec.sign_shift));
+  const Word minus = Word{} - (sign >> 31);
+  return (code ^ minus) - minus;
+}
+
+template <Format F, class Float, class Word>
+FG_FN Float signed_value(Float magnitude, Word code, Float v) {
+  const Word sign = float_bits(v) & kSign;
+  if constexpr (!format_spec(F).integer) return bits_float(float_bits(magnitude) | sign);
+  return bits_float(float_bits(magnitude) | select(code == 0u, Word{}, sign));
+}
 
 template <class Float, class Word>
 struct Quantized {
@@ -119,17 +165,11 @@ FG_FN Quantized<Float, Word> quantize_finite(Float y, Float inverse_scale, Float
   constexpr FormatSpec spec = format_spec(F);
   Float v = y;
   if constexpr (S != Scaling::none) v = y * inverse_scale;
-  const Word sign = float_bits(v) & kSign;
-  Rounded<Float, Word> r = round_magnitude<F, R>(minimum(magnitude(v), splat<Float>(spec.largest)), noise);
+  Rounded<Float, Word> r = round_number<F, R>(minimum(magnitude(v), splat<Float>(spec.largest)), noise);
+  const Word code = code_of<F>(r.fixed);
   if constexpr (S != Scaling::none) r.value = r.value * scale;
   if constexpr (S == Scaling::clamped) r.value = minimum(r.value, splat<Float>(bits_float(kFloatMax)));
-  if constexpr (spec.integer) {
-    const Word minus = Word{} - (sign >> 31);  // two's complement; zero has no sign
-    const Word value_sign = select(r.code == 0u, Word{}, sign);
-    return {(r.code ^ minus) - minus, bits_float(float_bits(r.value) | value_sign), r.small};
-  } else {
-    return {r.code | (sign >> (31 - spec.sign_shift)), bits_float(float_bits(r.value) | sign), r.small};
-  }
+  return {signed_code<F>(code, v), signed_value<F>(r.value, code, v), r.small};
 }
 
 // Whether a finite y is larger than the format holds.
