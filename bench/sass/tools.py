@@ -1,0 +1,162 @@
+"""Runs nvcc, ptxas and nvdisasm: a .cu file to PTX, cubins, resources and SASS."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.sass.parse import Function, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ("-std=c++20", "--fmad=false", "-O3", f"-I{ROOT / 'csrc'}", "-DFASTGRAD_ISA=cuda")
+PROCESSES = 2
+_SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_ENTRY = re.compile(r"^(?:\.(?:visible|weak|extern)\s+)*\.(?:entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)", re.M)
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+class ToolMissing(RuntimeError):
+    pass
+
+
+@dataclass
+class Kernel:
+    """One kernel, compiled for one architecture."""
+
+    name: str  # as in the machine code
+    arch: int
+    function: Function
+    registers: int = 0
+    stack: int = 0
+    local: int = 0
+    shared: int = 0
+    spill_stores: int = 0  # bytes
+    spill_loads: int = 0
+    threads: int | None = None  # per block, as far as the PTX tells
+    ptx: str = ""
+    ptx_error: str | None = None
+    source: str = ""
+    readable: str = ""
+
+    def __post_init__(self) -> None:
+        self.readable = self.readable or demangled(self.name)
+
+
+@dataclass
+class Build:
+    kernels: list[Kernel] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@functools.cache
+def tool(name: str) -> str:
+    """Of the CUDA toolkit, or of the triton package (which brings ptxas, nvdisasm and cuobjdump)."""
+    found = shutil.which(name)
+    if found is None and (spec := importlib.util.find_spec("triton")) and spec.submodule_search_locations:
+        path = Path(spec.submodule_search_locations[0]) / "backends" / "nvidia" / "bin" / name
+        found = str(path) if path.exists() else None
+    if found is None:
+        raise ToolMissing(f"{name} was found neither on PATH nor in the triton package")
+    return found
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True)
+
+
+@functools.cache
+def demangled(name: str) -> str:
+    if not name.startswith("_Z"):
+        return name
+    filt = shutil.which("cu++filt") or shutil.which("c++filt")
+    return _run(filt, name).stdout.strip() or name if filt else name
+
+
+def _checked(*arguments: str) -> str:
+    done = _run(*arguments)
+    if done.returncode:
+        raise RuntimeError(f"{Path(arguments[0]).name} failed:\n{done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def resources(cubin: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Registers, stack, shared and local bytes of every function of a cubin."""
+    found, name = {}, ""
+    for line in _checked(tool("cuobjdump"), "-res-usage", str(cubin)).splitlines():
+        if "Function " in line:
+            name = line.strip().removeprefix("Function ").rstrip(":")
+        elif usage := _USAGE.search(line):
+            found[name] = tuple(map(int, usage.groups()))
+    return found
+
+
+def spills(log: str) -> dict[str, tuple[int, int]]:
+    """Bytes of spill stores and loads, from what ``ptxas -v`` printed."""
+    found, name = {}, ""
+    for line in log.splitlines():
+        if "Compiling entry function" in line or "Function properties for" in line:
+            name = line.split("'")[1] if "'" in line else line.split()[-1]
+        elif numbers := _SPILLS.search(line):
+            found[name] = (int(numbers[2]), int(numbers[3]))
+    return found
+
+
+def entries(ptx: str) -> dict[str, str]:
+    """The text of every entry and device function of a PTX file."""
+    starts = [(found.start(), found[1]) for found in _ENTRY.finditer(ptx)]
+    ends = [*(start for start, _ in starts[1:]), len(ptx)]
+    return {name: ptx[start:end] for (start, name), end in zip(starts, ends, strict=True)}
+
+
+def block_size(ptx: str) -> int | None:
+    found = re.search(r"\.(?:maxntid|reqntid)\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?", ptx)
+    return int(found[1]) * int(found[2] or 1) * int(found[3] or 1) if found else None
+
+
+def from_cubin(cubin: Path, arch: int, ptx: str, log: str = "", source: str = "") -> list[Kernel]:
+    functions = parse(_checked(tool("nvdisasm"), "-c", str(cubin)))
+    usage, spilled, texts = resources(cubin), spills(log), entries(ptx)
+    kernels = []
+    for name, function in functions.items():
+        registers, stack, shared, local = usage.get(name, (0, 0, 0, 0))
+        stores, loads = spilled.get(name, (0, 0))
+        text = texts.get(name, "")
+        numbers = (registers, stack, local, shared, stores, loads, block_size(text))
+        kernels.append(Kernel(name, arch, function, *numbers, text, source=source))
+    return kernels
+
+
+def compile_file(source: Path, arch: int, folder: Path, flags: tuple[str, ...] = FLAGS) -> list[Kernel]:
+    """One nvcc run for PTX and one of ptxas for the cubin."""
+    stem = f"{source.stem}.sm_{arch}"
+    ptx, cubin = folder / f"{stem}.ptx", folder / f"{stem}.cubin"
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise ToolMissing("nvcc was not found on PATH")
+    passed = [flag for flag in flags if not flag.startswith("-maxrregcount")]
+    _checked(nvcc, *passed, f"-arch=compute_{arch}", "-ptx", "-o", str(ptx), str(source))
+    shared = [flag for flag in flags if flag.startswith(("--fmad", "-maxrregcount"))]
+    done = _run(tool("ptxas"), "-v", "-O3", f"-arch=sm_{arch}", *shared, "-o", str(cubin), str(ptx))
+    if done.returncode:
+        raise RuntimeError(f"ptxas failed on {source.name}:\n{done.stderr.strip()}")
+    return from_cubin(cubin, arch, ptx.read_text(), done.stderr + done.stdout, source.name)
+
+
+def compile_all(sources: list[Path], archs: list[int], folder: Path, flags: tuple[str, ...] = FLAGS) -> Build:
+    """Every file for every architecture, at most two at a time; in the order given."""
+    build = Build()
+    jobs = [(source, arch) for source in sources for arch in archs]
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        futures = [pool.submit(compile_file, source, arch, folder, flags) for source, arch in jobs]
+        for (source, arch), future in zip(jobs, futures, strict=True):
+            try:
+                build.kernels += future.result()
+            except RuntimeError as error:
+                build.failures.append(f"{source.name} for sm_{arch}: {error}")
+    return build
