@@ -29,15 +29,16 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--bytes", type=Fraction, help="with --file: DRAM bytes per element (also 9/2)")
     arguments.add_argument("--threads", type=int, help="with --file: threads per block")
-    arguments.add_argument("--flags", default="", help="with --file: further flags of nvcc")
+    arguments.add_argument("--flags", default="", help="with --file: further flags of nvcc, '--flags=-DX -I...'")
     return arguments
 
 
 def one_file(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        flags = (*tools.FLAGS, *options.flags.split())
-        build = tools.compile_all([options.file], options.archs, Path(folder), flags)
-    print("\n".join(build.failures), file=sys.stderr)
+        flags = (*options.flags.split(), *tools.FLAGS)  # the first -I wins
+        build = tools.compile_all([tools.Unit(options.file, arch, flags) for arch in options.archs], Path(folder))
+    for failure in build.failures:
+        print(failure, file=sys.stderr)
     failed = bool(build.failures)
     for kernel in build.kernels:
         if not re.search(options.kernel, kernel.readable):

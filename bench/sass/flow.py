@@ -147,21 +147,33 @@ class Graph:
         return finished[::-1]
 
     @functools.cached_property
-    def dominators(self) -> dict[int, frozenset[int]]:
-        everything = frozenset(self.order)
-        found = dict.fromkeys(self.order, everything)
-        found[self.entry] = frozenset({self.entry})
+    def dominators(self) -> dict[int, int]:
+        """The immediate dominator of every block but the entry, whose own it is (Cooper, Harvey and Kennedy)."""
+        place = {number: i for i, number in enumerate(self.order)}
+        found = {self.entry: self.entry}
+
+        def common(a: int, b: int) -> int:
+            while a != b:
+                while place[a] > place[b]:
+                    a = found[a]
+                while place[b] > place[a]:
+                    b = found[b]
+            return a
+
         changed = True
         while changed:
             changed = False
-            for number in self.order:
-                if number == self.entry:
-                    continue
-                above = [found[p] for p in self.blocks[number].predecessors]
-                new = frozenset.intersection(*above) | {number} if above else frozenset({number})
-                changed |= new != found[number]
+            for number in self.order[1:]:
+                above = [p for p in self.blocks[number].predecessors if p in found]
+                new = functools.reduce(common, above)
+                changed |= found.get(number) != new
                 found[number] = new
         return found
+
+    def dominates(self, above: int, number: int) -> bool:
+        while number not in (above, self.entry):
+            number = self.dominators[number]
+        return number == above
 
     @functools.cached_property
     def loops(self) -> list[Loop]:
@@ -169,7 +181,7 @@ class Graph:
         latches: dict[int, list[int]] = {}
         for number in self.order:
             for successor in self.blocks[number].successors:
-                if successor in self.dominators[number]:
+                if self.dominates(successor, number):
                     latches.setdefault(successor, []).append(number)
         loops = []
         for head, ends in sorted(latches.items()):
@@ -182,16 +194,17 @@ class Graph:
             loops.append(Loop(head, frozenset(body), tuple(sorted(ends))))
         return loops
 
-    def innermost(self, number: int) -> Loop | None:
-        around = [loop for loop in self.loops if number in loop.body]
-        return min(around, key=lambda loop: len(loop.body), default=None)
+    @functools.cached_property
+    def innermost(self) -> dict[int, Loop]:
+        """The smallest loop around a block; blocks outside of all loops are not in it."""
+        return {n: loop for loop in sorted(self.loops, key=lambda loop: -len(loop.body)) for n in loop.body}
 
     def accesses(self, numbers: Iterable[int], kind: str) -> list[Instruction]:
         return [i for n in sorted(numbers) for i in self.blocks[n].instructions if i.global_access == kind]
 
     def own(self, loop: Loop) -> list[int]:
         """Blocks of a loop that are in no loop inside it."""
-        return [number for number in loop.body if self.innermost(number) == loop]
+        return [number for number in loop.body if self.innermost[number] is loop]
 
     @functools.cached_property
     def main_loop(self) -> Loop | None:
@@ -233,28 +246,31 @@ class Graph:
             ends = {n for n in ends if self.blocks[n].last.name == "RET"} or ends
         # Of every block: bytes moved so far -> (fewest instructions, the way), and -> most instructions
         ways: dict[int, dict[int, tuple[int, tuple[int, ...]]]] = {n: {} for n in inside}
-        ways[start][work[start]] = (cost[start], (start,))
+        first = min(work[start], expected) if expected else work[start]
+        ways[start][first] = (cost[start], (start,))
         longest: dict[int, dict[int, int]] = {n: {} for n in inside}
-        longest[start][work[start]] = cost[start]
+        longest[start][first] = cost[start]
         for number in sorted(inside, key=place.__getitem__):
             for successor in self.blocks[number].successors:
                 if successor not in inside or place[successor] <= place[number]:
                     continue
                 for moved, (count, way) in ways[number].items():
-                    key, new = moved + work[successor], (count + cost[successor], (*way, successor))
+                    key = moved + work[successor]
+                    key = min(key, expected) if expected else key
+                    new = (count + cost[successor], (*way, successor))
                     if key not in ways[successor] or new < ways[successor][key]:
                         ways[successor][key] = new
                     most = longest[number][moved] + cost[successor]
                     longest[successor][key] = max(most, longest[successor].get(key, 0))
         finished = [
-            (min(moved, expected) if expected else moved, -count, way, longest[end][moved])
+            (moved, -count, way, longest[end][moved])
             for end in ends & inside
             for moved, (count, way) in ways[end].items()
         ]
         if not finished:
             return Path((), (), (), 0, 0)
         _, _, way, _ = max(finished, key=lambda f: (f[0], f[1], [-n for n in f[2]]))
-        most = max(f[3] for f in finished)
+        most = max(f[3] for f in finished if f[0] == max(f[0] for f in finished))
         instructions = tuple(i for number in way for i in bodies[number][0])
         nested = tuple(other.head for other in self.loops if other != loop and other.head in way)
         return Path(way, instructions, nested, sum(bodies[number][1] for number in way), most)

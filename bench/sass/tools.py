@@ -16,6 +16,7 @@ from bench.sass.parse import Function, parse
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("-std=c++20", "--fmad=false", "-O3", f"-I{ROOT / 'csrc'}", "-DFASTGRAD_ISA=cuda")
 PROCESSES = 2
+MESSAGE_LINES = 12
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _ENTRY = re.compile(r"^(?:\.(?:visible|weak|extern)\s+)*\.(?:entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)", re.M)
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -81,7 +82,8 @@ def demangled(name: str) -> str:
 def _checked(*arguments: str) -> str:
     done = _run(*arguments)
     if done.returncode:
-        raise RuntimeError(f"{Path(arguments[0]).name} failed:\n{done.stderr.strip() or done.stdout.strip()}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise RuntimeError("\n".join([f"{Path(arguments[0]).name} failed:", *lines[:MESSAGE_LINES]]))
     return done.stdout
 
 
@@ -132,9 +134,24 @@ def from_cubin(cubin: Path, arch: int, ptx: str, log: str = "", source: str = ""
     return kernels
 
 
-def compile_file(source: Path, arch: int, folder: Path, flags: tuple[str, ...] = FLAGS) -> list[Kernel]:
+@dataclass(frozen=True)
+class Unit:
+    """One run of the compiler."""
+
+    source: Path
+    arch: int
+    flags: tuple[str, ...] = FLAGS
+    variant: str = ""  # of several compilations of one file
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.name} {self.variant}".strip()
+
+
+def compile_unit(unit: Unit, folder: Path) -> list[Kernel]:
     """One nvcc run for PTX and one of ptxas for the cubin."""
-    stem = f"{source.stem}.sm_{arch}"
+    source, arch, flags = unit.source, unit.arch, unit.flags
+    stem = ".".join(part for part in (source.stem, unit.variant, f"sm_{arch}") if part)
     ptx, cubin = folder / f"{stem}.ptx", folder / f"{stem}.cubin"
     nvcc = shutil.which("nvcc")
     if nvcc is None:
@@ -145,18 +162,17 @@ def compile_file(source: Path, arch: int, folder: Path, flags: tuple[str, ...] =
     done = _run(tool("ptxas"), "-v", "-O3", f"-arch=sm_{arch}", *shared, "-o", str(cubin), str(ptx))
     if done.returncode:
         raise RuntimeError(f"ptxas failed on {source.name}:\n{done.stderr.strip()}")
-    return from_cubin(cubin, arch, ptx.read_text(), done.stderr + done.stdout, source.name)
+    return from_cubin(cubin, arch, ptx.read_text(), done.stderr + done.stdout, unit.name)
 
 
-def compile_all(sources: list[Path], archs: list[int], folder: Path, flags: tuple[str, ...] = FLAGS) -> Build:
-    """Every file for every architecture, at most two at a time; in the order given."""
+def compile_all(units: list[Unit], folder: Path) -> Build:
+    """At most two at a time; the kernels in the order given."""
     build = Build()
-    jobs = [(source, arch) for source in sources for arch in archs]
     with ThreadPoolExecutor(PROCESSES) as pool:
-        futures = [pool.submit(compile_file, source, arch, folder, flags) for source, arch in jobs]
-        for (source, arch), future in zip(jobs, futures, strict=True):
+        futures = [pool.submit(compile_unit, unit, folder) for unit in units]
+        for unit, future in zip(units, futures, strict=True):
             try:
                 build.kernels += future.result()
             except RuntimeError as error:
-                build.failures.append(f"{source.name} for sm_{arch}: {error}")
+                build.failures.append(f"{unit.name} for sm_{unit.arch}: {error}")
     return build
