@@ -232,8 +232,9 @@ class Graph:
         """The way from the head of a loop to its latch (or from the entry to an end) that does the loop's work
         with the fewest instructions.
 
-        Work is bytes of global memory, ``expected`` of them if given, else as many as one way can move: a way that
-        skips the work (a guard, an empty tile) is no hot path, and a way around a rare case is.
+        Work is bytes of global memory, ``expected`` of them if given, else as many as one way can move in accesses as
+        wide as the widest load: a way that skips the work (a guard, an empty tile) is no hot path, and a way around a
+        rare case is.
         """
         inside = loop.body if loop else self.reachable
         start = loop.head if loop else self.entry
@@ -241,7 +242,10 @@ class Graph:
         place = {number: i for i, number in enumerate(self.order)}
         bodies = {number: self._body(number) for number in inside}
         cost = {number: len(body) for number, (body, _) in bodies.items()}
-        work = {n: sum(i.bytes for i in body if i.global_access) * must_load for n, (body, _) in bodies.items()}
+        every = [i for body, _ in bodies.values() for i in body if i.global_access and must_load]
+        least = 0 if expected else max((i.bytes for i in every if i.global_access == "load"), default=0)
+        counted = {id(i) for i in every if i.bytes >= least}
+        work = {n: sum(i.bytes for i in body if id(i) in counted) for n, (body, _) in bodies.items()}
         if loop is None and len(ends) > 1 and not must_load:
             ends = {n for n in ends if self.blocks[n].last.name == "RET"} or ends
         # Of every block: bytes moved so far -> (fewest instructions, the way), and -> most instructions

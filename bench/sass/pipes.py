@@ -11,8 +11,8 @@ from bench.sass.parse import Instruction
 SOURCES = {
     "guide": "CUDA C++ Programming Guide, table 'Throughput of Native Arithmetic Instructions' (results per clock "
     "per SM): float32 add/mul/fma 64 on 8.0, 128 on 9.0; float64 32 on 8.0, 64 on 9.0; int32 add, multiply, shift, "
-    "compare, min/max, logic and warp vote 64; shuffle 32; warp reduce, popc, clz, reciprocal and the like, and "
-    "conversions 16 (the table has 64 for some conversions on 9.0; all that are not I2FP or F2FP are taken at 16)",
+    "compare, min/max, logic and warp vote 64; shuffle 32; warp reduce, popc, clz, reciprocal and the like 16. "
+    "Conversions have 16 or 64 there, by kind and version: all that are not I2FP or F2FP are taken at 16",
     "pipes": "NVIDIA developer forum, thread 302018, and Nsight Compute's kernel profiling guide, 'Pipelines': IMAD "
     "and float32 share the FMA pipe of 8.0; on 9.0 IMAD runs on the heavy half of two; FMNMX, FSETP, FSEL, I2FP, "
     "F2FP and integers but IMAD run on the ALU; conversions otherwise and MUFU on the XU",
@@ -21,8 +21,7 @@ SOURCES = {
     "schedulers",
     "devices": "data sheets: A100 SXM 40 GB 108 SMs, 1.41 GHz boost, 1,555 GB/s; H100 SXM 80 GB 132 SMs, 3,350 GB/s, "
     "50 MB L2. The H100's clock under load is assumed to be 1.755 GHz. DRAM at its peak: no ratio can be larger",
-    "latency": "assumed: 700 ns from load to use under load (published pointer-chasing microbenchmarks of an idle "
-    "A100 or H100 have 400 to 550 ns)",
+    "latency": "assumed: 700 ns from a load to its use while DRAM is busy; no data sheet says",
 }
 
 LATENCY = 700e-9  # seconds from load to first use

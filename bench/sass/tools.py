@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import re
 import shutil
@@ -148,21 +149,39 @@ class Unit:
         return f"{self.source.name} {self.variant}".strip()
 
 
+@functools.cache
+def _headers() -> str:
+    """A digest of everything a kernel may include."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "csrc").rglob("*")):
+        if path.suffix in (".h", ".cuh", ".cu"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def version(name: str) -> str:
+    """The last line but one that ``--version`` prints: the release."""
+    lines = [line for line in _checked(tool(name), "--version").splitlines() if "release" in line]
+    return lines[-1].strip() if lines else "unknown"
+
+
 def compile_unit(unit: Unit, folder: Path) -> list[Kernel]:
-    """One nvcc run for PTX and one of ptxas for the cubin."""
+    """One nvcc run for PTX and one of ptxas for the cubin; what is in the folder already is used."""
     source, arch, flags = unit.source, unit.arch, unit.flags
     stem = ".".join(part for part in (source.stem, unit.variant, f"sm_{arch}") if part)
-    ptx, cubin = folder / f"{stem}.ptx", folder / f"{stem}.cubin"
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        raise ToolMissing("nvcc was not found on PATH")
+    identity = "\n".join([source.read_text(), *flags, str(arch), _headers(), version("nvcc"), version("ptxas")])
+    stem += "." + hashlib.sha256(identity.encode()).hexdigest()[:16]
+    ptx, cubin, log = (folder / f"{stem}.{kind}" for kind in ("ptx", "cubin", "log"))
+    if log.exists():
+        return from_cubin(cubin, arch, ptx.read_text(), log.read_text(), unit.name)
     passed = [flag for flag in flags if not flag.startswith("-maxrregcount")]
-    _checked(nvcc, *passed, f"-arch=compute_{arch}", "-ptx", "-o", str(ptx), str(source))
+    _checked(tool("nvcc"), *passed, f"-arch=compute_{arch}", "-ptx", "-o", str(ptx), str(source))
     shared = [flag for flag in flags if flag.startswith(("--fmad", "-maxrregcount"))]
     done = _run(tool("ptxas"), "-v", "-O3", f"-arch=sm_{arch}", *shared, "-o", str(cubin), str(ptx))
     if done.returncode:
         raise RuntimeError(f"ptxas failed on {source.name}:\n{done.stderr.strip()}")
-    return from_cubin(cubin, arch, ptx.read_text(), done.stderr + done.stdout, unit.name)
+    log.write_text(done.stderr + done.stdout)  # last: the unit is complete
+    return from_cubin(cubin, arch, ptx.read_text(), log.read_text(), unit.name)
 
 
 def compile_all(units: list[Unit], folder: Path) -> Build:
