@@ -250,7 +250,7 @@ def test_occupancy_by_registers_and_shared_memory(hand):
         *((text, True) for text in ("add.s64", "mov.f32", "atom.global.add.u64", "red.global.max.s32", "mad.wide.u32")),
         *((text, False) for text in ("add.f32", "mul.f64", "fma.rn.f32", "mad.rn.f32", "div.full.f32")),
         *((text, False) for text in ("div.approx.f32", "add.rn.ftz.f32", "rcp.approx.ftz.f32", "ex2.approx.f32")),
-        *((text, False) for text in ("sin.approx.f32", "sqrt.approx.f32", "rsqrt.approx.f32", "setp.lt.ftz.f32", "add.rz.f32")),
+        *((text, False) for text in ("sqrt.approx.f32", "rsqrt.approx.f32", "setp.lt.ftz.f32", "add.rz.f32")),
         *((text, False) for text in ("cvt.ftz.f32.f16", "atom.global.add.f32", "add.rn.sat.f32", "mul.f16x2")),
     ],
 )
