@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     a.add_argument("--kernel", default="", help="with --file: a pattern of the names to print")
     a.add_argument("--elements", type=int, default=ops.LANE_ELEMENTS, help="with --file: per lane and iteration (32)")
     a.add_argument("--bytes", type=Fraction, help="with --file: DRAM bytes per element (also 9/2)")
+    a.add_argument("--show", action="store_true", help="with --file: list the instructions of the hot path")
     a.add_argument("--threads", type=int, help="with --file: threads per block (default: the launch bounds, or 256)")
     a.add_argument("--flags", default="", help="with --file: further flags of nvcc, '--flags=-DX -I...'")
     return a
@@ -63,6 +64,8 @@ def one_file(options: argparse.Namespace) -> int:
         reading = read(kernel, op, options.threads)
         failed |= bool(gate.violations(reading))
         print(report.full(reading))
+        if options.show:
+            print(report.listing(reading))
     return int(failed)
 
 

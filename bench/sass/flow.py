@@ -1,15 +1,17 @@
-"""Control flow of one function: basic blocks, loops, and the hot path through a loop."""
+"""Control flow of one function: basic blocks, dominators, loops."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bench.sass.parse import Function, Instruction
 
 _BRANCHES = {"BRA", "BRX", "BRXU", "JMP", "JMX", "JMXU"}
 _ENDS = {"EXIT", "RET", "KILL", "RTT"}
+_LABELLED = _BRANCHES | {"CALL", "BSSY"}
 _SPLITS = _BRANCHES | _ENDS | {"BSYNC", "CALL", "BPT"}
 
 
@@ -33,23 +35,11 @@ class Loop:
     latches: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Path:
-    blocks: tuple[int, ...]
-    instructions: tuple[Instruction, ...]  # those of called functions included
-    nested: tuple[int, ...]  # heads of loops inside, each counted as one iteration
-    calls: int
-    longest: int  # instructions of the longest way that does the same work, loops inside counted once
-
-    def __len__(self) -> int:
-        return len(self.instructions)
-
-
-def conditional(function: Function, branch: Instruction) -> bool:
-    """Guarded, or with predicates among the operands (BRA.U UP0, target; BRA.DIV ~URZ, target)."""
-    before = branch.operands.partition("`")[0].replace(" ", "").split(",")
+def conditions(branch: Instruction) -> list[str]:
+    """What has to hold for a branch to be taken: its guard, and operands (BRA.U UP0, target; BRA.DIV ~URZ, target)."""
+    before = branch.operands.partition("`")[0].replace(" ", "").split(",") if branch.name in ("BRA", "JMP") else []
     extra = [operand for operand in before if operand not in ("", "PT", "UPT") and not operand.startswith("0x")]
-    return bool(branch.predicate) or (branch.name in ("BRA", "JMP") and bool(extra))
+    return [branch.predicate, *extra] if branch.predicate else extra
 
 
 class Graph:
@@ -70,7 +60,8 @@ class Graph:
         for i, instruction in enumerate(function.instructions):
             if instruction.name in _SPLITS:
                 starts.add(i + 1)
-            starts |= {function.index[address] for address in function.targets(instruction)}
+            if instruction.name in _LABELLED:
+                starts |= {function.index[address] for address in function.targets(instruction)}
         starts |= {function.index[address] for address in function.labels.values() if address in function.index}
         ordered = sorted(i for i in starts if i < len(function.instructions))
         ends = [*ordered[1:], len(function.instructions)]
@@ -86,7 +77,7 @@ class Graph:
             found = [self.by_address[address] for address in self.function.targets(last)]
             if not found:
                 self.unresolved.append(last)
-            return [*found, *(following if conditional(self.function, last) else [])]
+            return [*found, *(following if conditions(last) else [])]
         if last.name in _ENDS:
             return following if last.predicate else []
         if last.name == "BPT" and not last.predicate:
@@ -206,75 +197,17 @@ class Graph:
         """Blocks of a loop that are in no loop inside it."""
         return [number for number in loop.body if self.innermost[number] is loop]
 
-    @functools.cached_property
-    def main_loop(self) -> Loop | None:
-        """The loop with the widest global loads (stores where it loads nothing); then the one that moves the most."""
+    def main_loop(self, wanted: Mapping[tuple[str, int], int] | None = None) -> Loop | None:
+        """The loop that has most of the ``wanted`` accesses (load or store, bytes: how many), if any are named; then
+        the one with the widest global loads (stores where it loads nothing), then the one that moves the most."""
 
         def weight(loop: Loop) -> tuple[int, ...]:
             own = self.own(loop)
             loads, stores = self.accesses(own, "load"), self.accesses(own, "store")
+            seen = Counter((i.global_access, i.bytes) for i in loads + stores)
+            covered = sum(min(seen[access], n) * access[1] for access, n in (wanted or {}).items())
             size = sum(len(self.blocks[n].instructions) for n in own)
             widest = [max((i.bytes for i in accesses), default=0) for accesses in (loads, stores)]
-            return (*widest, sum(i.bytes for i in loads), size)
+            return (covered, *widest, sum(i.bytes for i in loads), size)
 
         return max(self.loops, key=weight, default=None)
-
-    def _body(self, number: int) -> tuple[list[Instruction], int]:
-        """Instructions of a block with those of the functions it calls (the shortest way through them)."""
-        block = self.blocks[number]
-        called: list[Instruction] = []
-        for address in block.callees:
-            graph = Graph(self.function, address)
-            called += graph.hot_path(None, None, must_load=False).instructions
-        return block.instructions + called, len(block.callees)
-
-    def hot_path(self, loop: Loop | None, expected: int | None = None, *, must_load: bool = True) -> Path:
-        """The way from the head of a loop to its latch (or from the entry to an end) that does the loop's work
-        with the fewest instructions.
-
-        Work is bytes of global memory, ``expected`` of them if given, else as many as one way can move in accesses as
-        wide as the widest load: a way that skips the work (a guard, an empty tile) is no hot path, and a way around a
-        rare case is.
-        """
-        inside = loop.body if loop else self.reachable
-        start = loop.head if loop else self.entry
-        ends = set(loop.latches) if loop else {n for n in inside if not self.blocks[n].successors}
-        place = {number: i for i, number in enumerate(self.order)}
-        bodies = {number: self._body(number) for number in inside}
-        cost = {number: len(body) for number, (body, _) in bodies.items()}
-        every = [i for body, _ in bodies.values() for i in body if i.global_access and must_load]
-        least = 0 if expected else max((i.bytes for i in every if i.global_access == "load"), default=0)
-        counted = {id(i) for i in every if i.bytes >= least}
-        work = {n: sum(i.bytes for i in body if id(i) in counted) for n, (body, _) in bodies.items()}
-        if loop is None and len(ends) > 1 and not must_load:
-            ends = {n for n in ends if self.blocks[n].last.name == "RET"} or ends
-        # Of every block: bytes moved so far -> (fewest instructions, the way), and -> most instructions
-        ways: dict[int, dict[int, tuple[int, tuple[int, ...]]]] = {n: {} for n in inside}
-        first = min(work[start], expected) if expected else work[start]
-        ways[start][first] = (cost[start], (start,))
-        longest: dict[int, dict[int, int]] = {n: {} for n in inside}
-        longest[start][first] = cost[start]
-        for number in sorted(inside, key=place.__getitem__):
-            for successor in self.blocks[number].successors:
-                if successor not in inside or place[successor] <= place[number]:
-                    continue
-                for moved, (count, way) in ways[number].items():
-                    key = moved + work[successor]
-                    key = min(key, expected) if expected else key
-                    new = (count + cost[successor], (*way, successor))
-                    if key not in ways[successor] or new < ways[successor][key]:
-                        ways[successor][key] = new
-                    most = longest[number][moved] + cost[successor]
-                    longest[successor][key] = max(most, longest[successor].get(key, 0))
-        finished = [
-            (moved, -count, way, longest[end][moved])
-            for end in ends & inside
-            for moved, (count, way) in ways[end].items()
-        ]
-        if not finished:
-            return Path((), (), (), 0, 0)
-        _, _, way, _ = max(finished, key=lambda f: (f[0], f[1], [-n for n in f[2]]))
-        most = max(f[3] for f in finished if f[0] == max(f[0] for f in finished))
-        instructions = tuple(i for number in way for i in bodies[number][0])
-        nested = tuple(other.head for other in self.loops if other != loop and other.head in way)
-        return Path(way, instructions, nested, sum(bodies[number][1] for number in way), most)

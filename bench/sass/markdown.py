@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bench.sass import gate, ops, pipes
-from bench.sass.report import COLUMNS, LABEL, access_text
+from bench.sass.report import COLUMNS, LABEL, access_text, remarks
 from bench.sass.roofline import Reading, resident_warps
 
 METHOD = f"""\
@@ -125,6 +125,8 @@ def markdown(found: Findings) -> str:
     lines += [f"- **violation** {text}".replace("\n", "; ") for text in violations]
     lines += [f"- miss: {text}" for text in misses]
     lines += [f"- {text}" for text in found.notes]
+    timed = [r for r in found.wrappers + found.triton if r.kernel.arch == gate.TIMED_ARCH]
+    lines += [f"- {short(r)}: {text}" for r in timed for text in remarks(r)]
     for arch in found.archs:
         readings = [r for r in found.wrappers if r.kernel.arch == arch and r.cost]
         if readings:

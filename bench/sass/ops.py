@@ -7,6 +7,7 @@ against its bytes alone: all of them in 16-byte accesses, or in stores of four e
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -29,6 +30,15 @@ class Op:
     @property
     def bytes(self) -> Fraction:
         return sum(self.reads + self.writes, Fraction(0))
+
+    def accesses(self, elements: int | None = None) -> Counter[tuple[str, int]]:
+        """What a lane does, each access covering four elements of a stream: (load or store, bytes): how many."""
+        found: Counter[tuple[str, int]] = Counter()
+        if self.listed:
+            for kind, streams in (("load", self.reads), ("store", self.writes)):
+                for size in streams:
+                    found[kind, int(size * LANE_COLUMNS)] += (elements or self.elements) // LANE_COLUMNS
+        return found
 
 
 def op(name: str, reads: str, writes: str = "", elements: int = LANE_ELEMENTS, bitwise: bool = True) -> Op:
@@ -62,10 +72,22 @@ OPS: dict[str, Op] = {
 }
 
 # Kernels of csrc/cuda that are held to the widths of an op: a pattern of the readable name, and the op.
-SHIPPED: tuple[tuple[str, Op], ...] = ()
+# The sweep kernels decide at run time which streams there are: they are read, the wrappers are held to widths.
+_CODE_BYTES = {"fp32": "4", "bf16": "2", "fp16": "2", "fp8_e4m3": "1", "fp8_e5m2": "1", "fp4_e2m1": "1/2", "int8": "1"}
+_CODE_BYTES |= {"int4": "1/2"}
+SHIPPED: tuple[tuple[str, Op], ...] = (
+    (r"\bmoments_kernel\b", op("moments", "4")),
+    *(
+        (rf"\bdequantize_kernel<\(\S*Format\){number}>", op(f"dequantize_{name}", size, "4"))
+        for number, (name, size) in enumerate(_CODE_BYTES.items())
+    ),
+)
 
 # Kernel launches (copies and memsets included) of one call, whatever the number of tensors.
-LAUNCHES: dict[str, int] = {}
+LAUNCHES: dict[str, str] = {
+    "gradient_moments, normalize_, quantize, normalize_quantize_, sgd_step_ (CUDA)": "1 kernel, 1 copy of the list",
+    "dequantize (CUDA)": "1 kernel, 1 copy of the list",
+}
 
 
 def of_kernel(name: str) -> Op | None:

@@ -20,6 +20,29 @@ def access_text(reading: Reading) -> str:
     return ", ".join(words) or "none"
 
 
+def listing(reading: Reading) -> str:
+    """The instructions of the hot path."""
+    lines = []
+    for i in reading.path.instructions:
+        guard = f"@{i.predicate}" if i.predicate else ""
+        lines.append(f"    {i.address:#06x} {pipes.pipe(i):>7} {guard:>5} {i.opcode} {i.operands}")
+    return "\n".join(lines)
+
+
+def remarks(reading: Reading) -> list[str]:
+    """What makes the count of the hot path less certain."""
+    found = []
+    if reading.path.nested:
+        found.append(f"the hot path enters {len(reading.path.nested)} nested loops, each counted as one iteration")
+    if reading.path.calls:
+        found.append(f"{reading.path.calls} calls on the hot path, the shortest way through each counted")
+    if reading.unresolved:
+        found.append(f"{reading.unresolved} indirect branches without known targets")
+    if reading.unknown:
+        found.append(f"opcodes without a pipe: {', '.join(reading.unknown)}")
+    return found
+
+
 def full(reading: Reading, opcodes: int = 12) -> str:
     """One kernel, everything that was read from it."""
     kernel, path, price = reading.kernel, reading.path, reading.cost
@@ -36,14 +59,7 @@ def full(reading: Reading, opcodes: int = 12) -> str:
         "  most frequent: "
         + ", ".join(f"{name} {n}" for name, n in Counter(i.opcode for i in path.instructions).most_common(opcodes)),
     ]
-    if path.nested:
-        lines.append(f"  the path enters {len(path.nested)} nested loops, each counted as one iteration")
-    if path.calls:
-        lines.append(f"  {path.calls} calls on the path, the shortest way through each counted")
-    if reading.unresolved:
-        lines.append(f"  {reading.unresolved} indirect branches without known targets")
-    if reading.unknown:
-        lines.append(f"  opcodes without a pipe: {', '.join(reading.unknown)}")
+    lines += [f"  {text}" for text in remarks(reading)]
     if price:
         lines.append(
             f"  {len(path) / price.elements:.2f} instructions per element "

@@ -125,11 +125,12 @@ def block_size(ptx: str) -> int | None:
 def from_cubin(cubin: Path, arch: int, ptx: str, log: str = "", source: str = "") -> list[Kernel]:
     functions = parse(_checked(tool("nvdisasm"), "-c", str(cubin)))
     usage, spilled, texts = resources(cubin), spills(log), entries(ptx)
+    inner = "".join(text for name, text in texts.items() if name not in functions)  # functions that were not inlined
     kernels = []
     for name, function in functions.items():
         registers, stack, shared, local = usage.get(name, (0, 0, 0, 0))
         stores, loads = spilled.get(name, (0, 0))
-        text = texts.get(name, "")
+        text = texts[name] + inner if name in texts else ""
         numbers = (registers, stack, local, shared, stores, loads, block_size(text))
         kernels.append(Kernel(name, arch, function, *numbers, text, source=source))
     return kernels
