@@ -94,7 +94,7 @@ class Graph:
 
     def _is_jump(self, call: Instruction) -> bool:
         """ptxas leaves a loop by CALL.REL.NOINC at times: to a local label, where nothing returns."""
-        return "`(.L_" in call.operands or not any(i.name == "RET" for i in self.function.instructions)
+        return "`(.L_" in call.operands or not self.function.returns
 
     def _connect(self) -> None:
         """Follows the code from the entry; where a BSYNC goes is told by the BSSY that reach it."""

@@ -10,7 +10,24 @@ from bench.sass.predicates import NOTHING, Known, Predicates
 
 MOST_STATES = 2000  # of one block; beyond it, what is known of predicates is forgotten there
 
-State = tuple[int, Known]  # bytes moved so far, predicates
+Work = tuple[int, int]  # bytes moved as they should be, other bytes
+State = tuple[Work, Known]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The work of an op on one path: its bytes, and the accesses (load or store, bytes) that should move them."""
+
+    bytes: int
+    accesses: frozenset[tuple[str, int]] = frozenset()  # none are named: any
+
+    def has(self, instruction: Instruction) -> bool:
+        return not self.accesses or (instruction.global_access, instruction.bytes) in self.accesses
+
+    def add(self, done: Work, more: Work) -> Work:
+        """What is beyond the work of the op is no reason to prefer a way."""
+        named = min(done[0] + more[0], self.bytes)
+        return named, min(done[1] + more[1], self.bytes - named)
 
 
 @dataclass(frozen=True)
@@ -43,13 +60,19 @@ def _body(graph: Graph, number: int) -> tuple[list[Instruction], int]:
     return block.instructions + called, len(block.callees)
 
 
-def hot_path(graph: Graph, loop: Loop | None, expected: int | None = None, *, count_bytes: bool = True) -> Path:
+def _widest(instructions: list[Instruction]) -> Wanted:
+    """Where no op is known: everything that moves in accesses as wide as the widest load."""
+    least = max((i.bytes for i in instructions if i.global_access == "load"), default=0)
+    named = [i for i in instructions if i.global_access and i.bytes >= least]
+    return Wanted(sum(i.bytes for i in named), frozenset((i.global_access, i.bytes) for i in named) | {("", 0)})
+
+
+def hot_path(graph: Graph, loop: Loop | None, wanted: Wanted | None = None, *, count_bytes: bool = True) -> Path:
     """From the head of a loop to its latch, or from the entry to an end.
 
-    The way that moves the most bytes of global memory, up to ``expected`` if given (else those of accesses as wide as
-    the widest load); of these one that enters the fewest loops; of these the shortest. A way that skips the work (a
-    guard, an empty tile) is no hot path, and a way around a rare case is. Ways that contradict themselves about a
-    predicate do not exist.
+    The way that does the most of the work that is ``wanted``; of these one that enters the fewest loops; of these the
+    shortest. A way that skips the work (a guard, an empty tile) is no hot path, and a way around a rare case is. Ways
+    that contradict themselves about a predicate do not exist.
     """
     inside = loop.body if loop else graph.reachable
     start = loop.head if loop else graph.entry
@@ -59,19 +82,19 @@ def hot_path(graph: Graph, loop: Loop | None, expected: int | None = None, *, co
     place = {number: i for i, number in enumerate(graph.order)}
     bodies = {number: _body(graph, number) for number in inside}
     heads = {other.head for other in graph.loops if other != loop and other.head != start}
-    every = [i for body, _ in bodies.values() for i in body if i.global_access and count_bytes]
-    least = 0 if expected else max((i.bytes for i in every if i.global_access == "load"), default=0)
-    counted = {id(i) for i in every if i.bytes >= least}
-    work = {n: sum(i.bytes for i in body if id(i) in counted) for n, (body, _) in bodies.items()}
+    if wanted is None:
+        wanted = _widest([i for body, _ in bodies.values() for i in body]) if count_bytes else Wanted(0)
+    work: dict[int, Work] = {}
+    for number, (body, _) in bodies.items():
+        moving = [i for i in body if i.global_access]
+        named = sum(i.bytes for i in moving if wanted.has(i))
+        work[number] = named, sum(i.bytes for i in moving) - named
     predicates = Predicates(graph)
     live = predicates.live()
 
-    def moved(before: int, number: int) -> int:
-        return min(before + work[number], expected) if expected else before + work[number]
-
     ways: dict[int, dict[State, _Way]] = {number: {} for number in inside}
     size = len(bodies[start][0])
-    ways[start][moved(0, start), NOTHING] = _Way((0, size), size, None)
+    ways[start][wanted.add((0, 0), work[start]), NOTHING] = _Way((0, size), size, None)
     for number in sorted(inside, key=place.__getitem__):
         if len(ways[number]) > MOST_STATES:
             ways[number] = _forgetful(ways[number])
@@ -80,7 +103,7 @@ def hot_path(graph: Graph, loop: Loop | None, expected: int | None = None, *, co
                 if successor not in inside or place[successor] <= place[number]:
                     continue
                 kept = frozenset(item for item in known.items() if item[0] in live[successor])
-                key = (moved(state[0], successor), kept)
+                key = (wanted.add(state[0], work[successor]), kept)
                 size = len(bodies[successor][0])
                 cost = (way.cost[0] + (successor in heads), way.cost[1] + size)
                 old = ways[successor].get(key)

@@ -59,6 +59,7 @@ OPS: dict[str, Op] = {
         op("quantize_fp16", "4", "2"),
         op("quantize_fp8_e4m3", "4", "1"),
         op("quantize_fp8_e5m2", "4", "1"),
+        op("quantize_fp8_e4m3_nearest", "4", "1"),
         op("quantize_int8", "4", "1"),
         op("quantize_int8_block", "4", "1"),
         op("quantize_fp4", "4", "1/2"),

@@ -77,6 +77,10 @@ class Function:
     def index(self) -> dict[int, int]:
         return {instruction.address: i for i, instruction in enumerate(self.instructions)}
 
+    @functools.cached_property
+    def returns(self) -> bool:
+        return any(instruction.name == "RET" for instruction in self.instructions)
+
     def targets(self, instruction: Instruction) -> list[int]:
         """Addresses inside this function that the operands name."""
         named = [self.labels[name] for name in _TARGET.findall(instruction.operands) if name in self.labels]

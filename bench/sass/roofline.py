@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from bench.sass import pipes
 from bench.sass.flow import Graph, Loop
-from bench.sass.hot import Path, hot_path
+from bench.sass.hot import Path, Wanted, hot_path
 from bench.sass.ops import Op
 from bench.sass.parse import Instruction
 from bench.sass.pipes import Device
@@ -104,8 +104,8 @@ def read(kernel: Kernel, op: Op | None = None, threads: int | None = None) -> Re
     """``threads`` of a block: given, or the launch bounds in the PTX, or 256."""
     graph = Graph(kernel.function)
     loop = graph.main_loop(op.accesses() if op else None)
-    expected = int(op.bytes * op.elements) if op else None
-    path = hot_path(graph, loop, expected)
+    wanted = Wanted(int(op.bytes * op.elements), frozenset(op.accesses())) if op else None
+    path = hot_path(graph, loop, wanted)
     counts = pipes.count(path.instructions)
     accesses = Counter((i.global_access, i.bytes) for i in path.instructions if i.global_access)
     flying = in_flight(path.instructions, loop is not None)

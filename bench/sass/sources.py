@@ -24,7 +24,7 @@ def shipped(archs: list[int], formats: tuple[str, ...] = FORMATS) -> Iterator[Un
 
 def wrappers(archs: list[int]) -> Iterator[Unit]:
     if WRAPPERS.exists():
-        yield from (Unit(WRAPPERS, arch) for arch in archs)
+        yield from (Unit(WRAPPERS, arch, FLAGS) for arch in archs)
 
 
 def triton(archs: list[int], folder: Path) -> tuple[Build, str | None]:

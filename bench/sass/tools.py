@@ -15,7 +15,8 @@ from pathlib import Path
 from bench.sass.parse import Function, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ("-std=c++20", "--fmad=false", "-O3", f"-I{ROOT / 'csrc'}", "-DFASTGRAD_ISA=cuda")
+FOLDERS = (f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'cuda'}")
+FLAGS = ("-std=c++20", "--fmad=false", "-O3", *FOLDERS, "-DFASTGRAD_ISA=cuda")
 PROCESSES = 2
 MESSAGE_LINES = 12
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
