@@ -380,6 +380,22 @@ def test_a_local_array_fails(kernels):
     assert "LDL" in found and "STL" in found and "stack frame of 256 bytes" in found
 
 
+def test_a_stack_frame_that_nothing_reaches_is_a_remark(hand):
+    kernel = tools.Kernel("k", 90, hand.function, stack=8)
+    assert gate.memory_findings(kernel) == []
+    assert "a stack frame of 8 bytes that nothing reads or writes" in report.remarks(read(kernel))
+    generic = parse(".text.k:\n /*0000*/ ST.E [R2.64], R4 ;\n /*0010*/ EXIT ;\n")["k"]
+    assert gate.memory_findings(tools.Kernel("k", 90, generic, stack=8)) == ["stack frame of 8 bytes, local memory of 0"]
+
+
+@needs_nvcc
+def test_a_kernel_that_may_spill_is_named_with_the_reason(kernels, monkeypatch):
+    monkeypatch.setattr(ops, "MAY_SPILL", (("^array$", "it is a test"),))
+    reading = read(kernels["array"])
+    assert gate.violations(reading) == []
+    assert any("stack frame of 256" in text and "allowed, it is a test" in text for text in report.remarks(reading))
+
+
 @needs_nvcc
 def test_spills_fail(tmp_path):
     kernel = unit_of(tmp_path, "spills", KERNELS, "-maxrregcount=24")["pressure"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from bench.sass import ptx
-from bench.sass.ops import LANE_COLUMNS, Op
+from bench.sass.ops import LANE_COLUMNS, Op, may_spill
 from bench.sass.roofline import Reading
 from bench.sass.tools import Kernel
 
@@ -13,17 +13,22 @@ LARGEST_ISSUE = 0.6  # of the DRAM time: leaves room for stalls
 TIMED_ARCH = 90
 
 
-def memory_violations(kernel: Kernel) -> list[str]:
-    """Spills and local memory."""
+def memory_findings(kernel: Kernel) -> list[str]:
+    """Spills and local memory. A stack frame that no instruction can reach costs nothing (see report.remarks)."""
     found = []
     local = Counter(i.name for i in kernel.function.instructions if i.name in ("LDL", "STL"))
     if local:
         found.append("local memory: " + ", ".join(f"{n} {name}" for name, n in sorted(local.items())))
     if kernel.spill_stores or kernel.spill_loads:
         found.append(f"spills {kernel.spill_stores} bytes and loads {kernel.spill_loads}")
-    if kernel.stack or kernel.local:
+    if (kernel.stack or kernel.local) and may_reach_stack(kernel):
         found.append(f"stack frame of {kernel.stack} bytes, local memory of {kernel.local}")
     return found
+
+
+def may_reach_stack(kernel: Kernel) -> bool:
+    """Local or generic accesses."""
+    return any(i.name in ("LDL", "STL", "LD", "ST", "ATOM") for i in kernel.function.instructions)
 
 
 def ptx_violations(kernel: Kernel) -> list[str]:
@@ -66,7 +71,7 @@ def _unlisted(reading: Reading, op: Op, elements: int) -> list[str]:
 
 
 def violations(reading: Reading) -> list[str]:
-    found = memory_violations(reading.kernel)
+    found = [] if may_spill(reading.kernel.readable) else memory_findings(reading.kernel)
     if reading.op is None or reading.op.bitwise:
         found += ptx_violations(reading.kernel)
     if reading.op and not reading.path.instructions:

@@ -125,7 +125,7 @@ def markdown(found: Findings) -> str:
     lines += [f"- **violation** {text}".replace("\n", "; ") for text in violations]
     lines += [f"- miss: {text}" for text in misses]
     lines += [f"- {text}" for text in found.notes]
-    timed = [r for r in found.wrappers + found.triton if r.kernel.arch == gate.TIMED_ARCH]
+    timed = [r for r in found.readings if r.kernel.arch == gate.TIMED_ARCH]
     lines += [f"- {short(r)}: {text}" for r in timed for text in remarks(r)]
     for arch in found.archs:
         readings = [r for r in found.wrappers if r.kernel.arch == arch and r.cost]

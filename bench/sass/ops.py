@@ -84,6 +84,9 @@ SHIPPED: tuple[tuple[str, Op], ...] = (
     ),
 )
 
+# Kernels that may use local memory: a pattern of the readable name, and why. The page lists them.
+MAY_SPILL: tuple[tuple[str, str], ...] = ()
+
 # Kernel launches (copies and memsets included) of one call, whatever the number of tensors.
 LAUNCHES: dict[str, str] = {
     "gradient_moments, normalize_, quantize, normalize_quantize_, sgd_step_ (CUDA)": "1 kernel, 1 copy of the list",
@@ -100,6 +103,11 @@ def of_kernel(name: str) -> Op | None:
             return known
         return plain(found[1], LANE_ELEMENTS, moved)
     return next((entry for pattern, entry in SHIPPED if re.search(pattern, name)), None)
+
+
+def may_spill(name: str) -> str | None:
+    """Why a kernel may use local memory, if it may."""
+    return next((reason for pattern, reason in MAY_SPILL if re.search(pattern, name)), None)
 
 
 def plain(name: str, elements: int, moved: Fraction) -> Op:

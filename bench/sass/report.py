@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bench.sass import gate, pipes
+from bench.sass import gate, ops, pipes
 from bench.sass.roofline import Reading
 
 LABEL = "computed from machine code at stated rates, not measured"
@@ -30,7 +30,7 @@ def listing(reading: Reading) -> str:
 
 
 def remarks(reading: Reading) -> list[str]:
-    """What makes the count of the hot path less certain."""
+    """What makes the count of the hot path less certain, and what the gate lets pass."""
     found = []
     if reading.path.nested:
         found.append(f"the hot path enters {len(reading.path.nested)} nested loops, each counted as one iteration")
@@ -38,6 +38,11 @@ def remarks(reading: Reading) -> list[str]:
         found.append(f"{reading.path.calls} calls on the hot path, the shortest way through each counted")
     if reading.unresolved:
         found.append(f"{reading.unresolved} indirect branches without known targets")
+    kernel = reading.kernel
+    if kernel.stack and not gate.may_reach_stack(kernel):
+        found.append(f"a stack frame of {kernel.stack} bytes that nothing reads or writes")
+    if reason := ops.may_spill(kernel.readable):
+        found += [f"{text}: allowed, {reason}" for text in gate.memory_findings(kernel)]
     if reading.unknown:
         found.append(f"opcodes without a pipe: {', '.join(reading.unknown)}")
     return found
