@@ -162,10 +162,14 @@ def description(device: torch.device) -> dict[str, str]:
     if device.type != "cuda":
         return {"device": "cpu (a dry run: these are not figures of a GPU)"} | facts
     properties = torch.cuda.get_device_properties(device)
-    return {
-        "device": properties.name,
-        "compute capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": str(properties.multi_processor_count),
-        "memory": f"{properties.total_memory / 2**30:.1f} GiB",
-        "CUDA of torch": str(torch.version.cuda),
-    } | _nvidia_smi() | facts
+    return (
+        {
+            "device": properties.name,
+            "compute capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": str(properties.multi_processor_count),
+            "memory": f"{properties.total_memory / 2**30:.1f} GiB",
+            "CUDA of torch": str(torch.version.cuda),
+        }
+        | _nvidia_smi()
+        | facts
+    )

@@ -57,8 +57,7 @@ def full(reading: Reading, opcodes: int = 12) -> str:
         f"{kernel.readable}  sm_{kernel.arch}  ({LABEL})",
         f"  {kernel.registers} registers, {kernel.shared} B shared, {kernel.stack} B stack, "
         f"{kernel.spill_stores}/{kernel.spill_loads} B spilled, {len(kernel.function.instructions)} instructions",
-        f"  {where}{span}: hot path {len(path)} instructions, {len(path.blocks)} blocks "
-        f"(longest way {path.longest})",
+        f"  {where}{span}: hot path {len(path)} instructions, {len(path.blocks)} blocks (longest way {path.longest})",
         f"  global memory on it: {access_text(reading)}; at most {reading.flying} B of loads under way per lane",
         "  pipes: " + ", ".join(f"{name} {reading.counts[name]}" for name in COLUMNS if reading.counts[name]),
         "  most frequent: "
