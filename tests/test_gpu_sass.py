@@ -128,6 +128,18 @@ def test_a_barrier_may_go_on_elsewhere():
     assert {graph.blocks[n].instructions[0].address for n in graph.reachable} == {0, 0x20, 0x30, 0x60}
 
 
+def test_an_indirect_branch_goes_where_the_disassembler_says():
+    text = (
+        '.text.k:\n /*0000*/ BRX R2 -0x10 (*"BRANCH_TARGETS .L_x_1,.L_x_2"*);\n /*0010*/ NOP ;\n'
+        ".L_x_1:\n /*0020*/ EXIT ;\n.L_x_2:\n /*0030*/ EXIT ;\n"
+    )
+    graph = Graph(parse(text)["k"])
+    assert {graph.blocks[n].instructions[0].address for n in graph.reachable} == {0, 0x20, 0x30}
+    assert graph.unresolved == []
+    unknown = Graph(parse(".text.k:\n /*0000*/ BRX R2 -0x10 ;\n /*0010*/ EXIT ;\n")["k"])
+    assert len(unknown.unresolved) == 1
+
+
 def test_a_call_to_a_local_label_is_a_jump():
     text = (
         ".text.k:\n.L_x_0:\n /*0000*/ LDG.E R0, [R2] ;\n /*0010*/ @P0 CALL.REL.NOINC `(.L_x_1) ;\n"

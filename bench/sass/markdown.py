@@ -13,10 +13,12 @@ METHOD = f"""\
 No device was asked: every figure here is **{LABEL}**.
 `python -m bench.gpu_code` compiles the kernels, disassembles them and follows the control flow of each.
 
-- The **main loop** is the loop with the widest global loads. Its **hot path** is the way from the head of the loop to
-  its latch that moves the bytes of the op in the fewest instructions: a rare case (a slow division, an odd tile, a
-  non-finite element) is an excursion that is not counted. *longest* counts the longest way that moves the same bytes.
-  An instruction counts as issued whether or not its predicate holds.
+- The **main loop** is the loop with the loads and stores of the op (where no op is known: with the widest loads). Its
+  **hot path** is the way from the head of the loop to its latch that moves the bytes of the op, enters the fewest
+  loops inside, and has the fewest instructions: a rare case (a slow division, an odd tile, a non-finite element) is
+  an excursion that is not counted. Ways that contradict themselves about a predicate are left out. *longest* counts
+  the longest way that moves the same bytes. An instruction counts as issued whether or not its predicate holds. Which
+  way data takes is not in the code: where a rare case is the shorter one, the count is too low.
 - **issue / DRAM** is the time the four schedulers of an SM need to issue the path over the time DRAM needs for the
   bytes of its elements; **pipe / DRAM** the same for the busiest pipe. Both are lower bounds of what can be hoped for:
   latencies, bank conflicts and the tail of a grid are not in them.
