@@ -1,6 +1,7 @@
 # make demo    sets everything up and runs the main job: a ResNet-20, plain against treated gradients
 # make test    sets everything up and passes the tests (the slow ones: make test-slow)
 # make bench   the benchmark table of this machine
+# make gpu-check  reads the machine code of the GPU kernels, without a device (needs nvcc)
 # make lint    ruff
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PYTHON ?= python3
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow bench gpu-check lint clean
 
 $(VENV)/installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +35,9 @@ test-slow: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.run --json build/bench.json
 	$(BIN)/python -m bench.report build/bench.json --out docs/benchmarks.md --plot docs/benchmarks.png
+
+gpu-check: $(VENV)/installed
+	$(BIN)/python -m bench.gpu_code --json build/gpu_code.json
 
 lint: $(VENV)/installed
 	$(BIN)/python -m ruff check .

@@ -135,7 +135,7 @@ def ours_step(work: Workspace, method: str, format: str, scale: str = "none", me
     hyper = torch.tensor([HYPER], dtype=torch.float64)
     if method == "none":
         hyper[0, 3] = 0.0
-    state = torch.tensor([SIGMA_FIRST, SIGMA_FIRST], dtype=torch.float64)
+    state = torch.tensor([SIGMA_FIRST, SIGMA_FIRST], dtype=torch.float64, device=work.device)
     steps = itertools.count()
 
     def step(grads: list[Tensor], params: list[Tensor], momenta: list[Tensor]) -> Tensor:
@@ -185,7 +185,8 @@ def plain_chain(work: Workspace) -> Call:
 
 
 def plain_autoscale(work: Workspace) -> Call:
-    return Call(plain.chain_autoscale_e4m3_, (*_lists(work), torch.tensor(SIGMA_FIRST), LR, MU, DECAY))
+    first = torch.tensor(SIGMA_FIRST, device=work.device)
+    return Call(plain.chain_autoscale_e4m3_, (*_lists(work), first, LR, MU, DECAY))
 
 
 def _quantize_row(

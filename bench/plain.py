@@ -44,13 +44,13 @@ def foreach_znorm_(grads: Lists) -> None:
 
 def round_bf16(x: Tensor) -> Tensor:
     """16 random bits are added below the 16 that are kept."""
-    noise = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32)
+    noise = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32, device=x.device)
     return ((x.view(torch.int32) + noise) & -65536).view(torch.float32).to(torch.bfloat16)
 
 
 def round_e4m3(v: Tensor) -> Tensor:
     """20 random bits below the 3 mantissa bits kept; adding 2^-6 to subnormals makes them normal."""
-    noise = torch.randint(0, 1 << 20, v.shape, dtype=torch.int32)
+    noise = torch.randint(0, 1 << 20, v.shape, dtype=torch.int32, device=v.device)
     magnitude = v.abs()
     offset = torch.where(magnitude < 2.0**-6, 2.0**-6, 0.0)
     kept = ((magnitude + offset).view(torch.int32) + noise) & -(1 << 20)
@@ -59,7 +59,7 @@ def round_e4m3(v: Tensor) -> Tensor:
 
 
 def round_int8(v: Tensor) -> Tensor:
-    noise = torch.randint(0, 1 << 16, v.shape, dtype=torch.int32)
+    noise = torch.randint(0, 1 << 16, v.shape, dtype=torch.int32, device=v.device)
     return torch.floor(v + noise * 2.0**-16).clamp(-127, 127).to(torch.int8)
 
 
@@ -76,7 +76,7 @@ def quantize_bf16(grads: Lists) -> list[Rounded]:
     results = []
     for g in grads:
         codes = round_bf16(g)
-        results.append((codes, torch.ones(1), q_k(g, codes.float())))
+        results.append((codes, torch.ones(1, device=g.device), q_k(g, codes.float())))
     return results
 
 
@@ -133,7 +133,7 @@ def chain_autoscale_e4m3_(
 ) -> list[Tensor]:
     """As above, scaled by sigma / first of the whole list, and fp8_e4m3 by the absmax of every tensor."""
     statistics = std_mean(grads)
-    sizes = torch.tensor([g.numel() for g in grads], dtype=torch.float32)
+    sizes = torch.tensor([g.numel() for g in grads], dtype=torch.float32, device=first.device)
     stds = torch.stack([std for std, _ in statistics])
     means = torch.stack([mean for _, mean in statistics])
     total = sizes.sum()

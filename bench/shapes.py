@@ -69,6 +69,10 @@ class Workspace:
         return [(float(std), float(mean)) for std, mean in pairs]
 
     @property
+    def device(self) -> torch.device:
+        return self.grads[0].device
+
+    @property
     def elements(self) -> int:
         return sum(t.numel() for t in self.grads)
 
@@ -77,8 +81,8 @@ class Workspace:
             torch._foreach_copy_(getattr(self, name), values)
 
 
-def workspace(name: str) -> Workspace:
-    """Normal numbers, always the same; gradients with a std of 2^-12 to 2^-8 and a mean of a tenth of it."""
+def workspace(name: str, device: str = "cpu") -> Workspace:
+    """Normal numbers, the same everywhere; gradients with a std of 2^-12 to 2^-8 and a mean of a tenth of it."""
     shapes = LISTS[name]()
     generator = torch.Generator().manual_seed(20250)
     initial: dict[str, list[Tensor]] = {"grads": [], "params": [], "momenta": []}
@@ -87,5 +91,6 @@ def workspace(name: str) -> Workspace:
         initial["grads"].append(torch.randn(shape, generator=generator).add_(0.1).mul_(scale))
         initial["params"].append(torch.randn(shape, generator=generator).mul_(0.05))
         initial["momenta"].append(torch.randn(shape, generator=generator).mul_(scale))
+    initial = {name: [t.to(device) for t in tensors] for name, tensors in initial.items()}
     copies = {name: [t.clone() for t in tensors] for name, tensors in initial.items()}
     return Workspace(name, **copies, initial=initial)
