@@ -11,8 +11,7 @@ NAMES = tuple(FORMATS)
 FP32, BF16, FP16 = (tl.constexpr(NAMES.index(name)) for name in ("fp32", "bf16", "fp16"))
 
 
-def _bits(value: float) -> int:
-    return int.from_bytes(struct.pack("<f", value), "little")
+LARGEST_BITS = tuple(struct.unpack("<i", struct.pack("<f", spec.largest))[0] for spec in FORMATS.values())
 
 
 @triton.constexpr_function
@@ -35,7 +34,7 @@ def smallest_exponent(format):
 @triton.constexpr_function
 def largest_bits(format):
     """Bits of F, the largest finite value, as float32."""
-    return _bits(FORMATS[NAMES[format]].largest)
+    return LARGEST_BITS[format]
 
 
 @triton.constexpr_function

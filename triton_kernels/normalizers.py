@@ -143,10 +143,9 @@ def coefficients_kernel(
         own = load_six(moments, count, i, exists, True)
     n, mean, m2, low, high, _ = own
 
-    go = True
+    bad = tl.full((), 0.0, tl.float64)
     if SKIP:
         bad = tl.sum(tl.load(moments + 5 * count + i, mask=exists, other=0.0), axis=0)  # whole numbers: exact
-        go = bad == 0.0
         tl.store(skip, (bad > 0.0).to(tl.int32))
 
     common = tl.full([1], 1.0, tl.float64)
@@ -166,8 +165,9 @@ def coefficients_kernel(
             sigma = tl.sqrt(m2_all / tl.where(some, n_all, 1.0))
             value, first, largest = alpha(sigma, tl.load(state + one), tl.load(state + 1 + one), ALPHA)
             common = tl.where(some, value, 1.0)
-            tl.store(state + one, first, mask=some & go)
-            tl.store(state + 1 + one, largest, mask=some & go)
+            updated = tl.where(some, bad, 1.0) == 0.0
+            tl.store(state + one, first, mask=updated)
+            tl.store(state + 1 + one, largest, mask=updated)
     tl.store(factor + tl.arange(0, 1), common.to(tl.float32))
 
     a, c = tl.full([LEAVES], 1.0, tl.float32), tl.zeros([LEAVES], tl.float32)
@@ -202,4 +202,4 @@ def coefficients_kernel(
     tl.store(coefficients + 3 * count + i, inverse_scale(scale), mask=exists)
     if STORE_SCALES:
         target = tl.load(job + SCALES, mask=quantized, other=0).to(tl.pointer_type(tl.float32))
-        tl.store(target, scale, mask=quantized & go)
+        tl.store(target, scale, mask=tl.where(quantized, bad, 1.0) == 0.0)

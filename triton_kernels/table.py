@@ -40,9 +40,10 @@ def table_kernel(
     i, one = tl.arange(0, LEAVES), tl.arange(0, 1)
     exists = i < count
     flags = tl.load(jobs + i * COLUMNS + FLAGS, mask=exists, other=0)
-    done = True
+    done, all_done = exists, one == 0
     if SKIP:
-        done = tl.load(skip) == 0
+        done = tl.where(exists, tl.load(skip), 1) == 0
+        all_done = tl.where(all_done, tl.load(skip), 1) == 0
 
     zero, single = tl.zeros([LEAVES], tl.float64), tl.zeros([1], tl.float64)
     own, whole = (zero, zero, zero, zero, zero, zero), (single, single, single, single, single, single)
@@ -55,16 +56,16 @@ def table_kernel(
     a, c, scale, k = zero + 1.0, zero, zero + 1.0, zero + 1.0
     a_all = single + 1.0
     if COEFFICIENTS:
-        a = tl.load(coefficients + i, mask=exists & done, other=1.0).to(tl.float64)
-        c = tl.load(coefficients + count + i, mask=exists & done, other=0.0).to(tl.float64)
-        scale = tl.load(coefficients + 2 * count + i, mask=exists & done, other=1.0).to(tl.float64)
-        a_all = tl.load(factor + one, mask=(one == 0) & done, other=1.0).to(tl.float64)
+        a = tl.load(coefficients + i, mask=done, other=1.0).to(tl.float64)
+        c = tl.load(coefficients + count + i, mask=done, other=0.0).to(tl.float64)
+        scale = tl.load(coefficients + 2 * count + i, mask=done, other=1.0).to(tl.float64)
+        a_all = tl.load(factor + one, mask=all_done, other=1.0).to(tl.float64)
     if FACTORS:
-        k = tl.load(factors + i, mask=exists & done, other=1.0)
+        k = tl.load(factors + i, mask=done, other=1.0)
 
     own_sums, all_sums = (zero, zero, zero, zero, zero, zero), (single, single, single, single, single, single)
     if SUMMED:
-        own_sums = load_six(sums, count, i, exists & done & ((flags & QUANTIZE) != 0), False)
+        own_sums = load_six(sums, count, i, done & ((flags & QUANTIZE) != 0), False)
         all_sums = tree(own_sums, False)
     store_row(table, i, exists, own, a, c, own_sums, scale, k)
     store_row(table + count * TABLE_COLUMNS, one, one == 0, whole, a_all, single, all_sums, single + 1.0, single + 1.0)
