@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 import triton_package
 
-from fastgrad.ops import quantize as quantize_page
 from fastgrad.ops import sweeps
 from fastgrad.ops.sweeps import reference_sweep
 from fastgrad.reference import formats, normalizers, scales
@@ -42,7 +41,9 @@ def code_storage(n: int, format: str) -> torch.Tensor:
 def copied(value):
     if isinstance(value, torch.Tensor):
         return value.clone()
-    return [v.clone() for v in value] if isinstance(value, list) and isinstance(value[0], torch.Tensor) else value
+    if isinstance(value, list) and all(isinstance(v, torch.Tensor) for v in value):
+        return [v.clone() for v in value]
+    return value
 
 
 def agree(grads: list[torch.Tensor], in_place: bool = False, **arguments) -> torch.Tensor:
@@ -180,10 +181,10 @@ def test_many_leaves_are_folded(monkeypatch):
     agree(grads, in_place=True, flags=[1] * 3, rows=[33, 7, 5], method="centralize")
 
 
-@pytest.mark.parametrize("rows", (1, 7, 1500), ids=lambda r: f"{r} rows")
+@pytest.mark.parametrize("rows", (1, 7, 90), ids=lambda r: f"{r} rows")
 def test_centralize(rows):
     """Rows shorter and longer than a tile, one row, rows that end in the middle of everything."""
-    n = {1: 2500, 7: 7 * 1300, 1500: 4500}[rows]
+    n = {1: 2500, 7: 7 * 1300, 90: 450}[rows]
     grads = [torch.empty(0), tensor("offset", n), tensor("sprinkled", 60)]
     arguments = quantizing((0, n, 60), "int8", "tensor")
     agree(grads, flags=[3] * 3, rows=[5, rows, 3], method="centralize", rounding="nearest", **arguments)
@@ -278,7 +279,7 @@ def test_nothing_to_do(method):
     """Empty tensors, alone and all of a list; no tensor at all; nothing flagged."""
     for grads in ([torch.empty(0)], [torch.empty(0, 3), torch.empty(0)], [torch.full((5,), math.nan)], []):
         count = len(grads)
-        agree(grads, flags=[3] * count, rows=[2] * count, method=method, format="int8", scale="tensor")
+        agree(grads, flags=[3] * count, rows=[1] * count, method=method, format="int8", scale="tensor")
     agree([tensor("normal", 40)], in_place=True, flags=[0], rows=[4], method=method, format="fp16")
 
 
@@ -330,7 +331,6 @@ def test_dequantize(format, block):
             decoded = formats.decode(formats.load_codes(c, format, n), scales.spread(s, block, n) if block else s, format)
             v.copy_(formats.store_float(decoded, dtype))
         assert_same_bits(got, expected, f"dequantize {format}")
-    assert quantize_page is not None
 
 
 @triton.jit

@@ -54,6 +54,7 @@ PLAIN = {
 STEP = {"PARAMS": formats.FP32.value, "MOMENTA": formats.FP32.value}
 COEFFICIENTS = {
     "ALPHA": 0,
+    "OWN": True,
     "LAGGED": False,
     "SKIP": True,
     "SCALED": True,

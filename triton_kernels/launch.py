@@ -50,26 +50,30 @@ class Merge:
         """float64 [6, groups] of every level, from the tiles' [6, tiles]."""
         results = []
         for level, bounds in self.levels:
-            self._fold(leaves, level, bounds, moments)
+            folded = self._fold(leaves, level, bounds, moments)
             groups = leaves.new_empty(6, level.groups)
             block = FEW_LEAVES if level.largest <= FEW_LEAVES else MANY_LEAVES
             if level.groups:
                 merge_kernel[(level.groups,)](
-                    leaves, bounds, groups, level.leaves, level.groups, MOMENTS=moments, LEAVES=block, **_warps(block)
+                    folded, bounds, groups, level.leaves, level.groups, MOMENTS=moments, LEAVES=block, **_warps(block)
                 )
             results.append(groups)
             leaves = groups
         return results
 
     @staticmethod
-    def _fold(leaves: Tensor, level: Bounds, bounds: Tensor, moments: bool) -> None:
+    def _fold(leaves: Tensor, level: Bounds, bounds: Tensor, moments: bool) -> Tensor:
+        """The leaves, at most MANY_LEAVES to a group that still count."""
         s = triton.next_power_of_2(max(level.largest, 1)) // 2
+        if s >= MANY_LEAVES:
+            leaves = leaves.clone()  # the means of rows are needed as they are
         while s >= MANY_LEAVES:
             grid = (level.groups, triton.cdiv(min(s, level.largest - s), MANY_LEAVES))
             fold_kernel[grid](
                 leaves, bounds, level.leaves, s, MOMENTS=moments, BLOCK=MANY_LEAVES, **_warps(MANY_LEAVES)
             )
             s //= 2
+        return leaves
 
 
 def sweep(
@@ -232,6 +236,7 @@ def sweep(
                 rows_, header, moments, part_absmax, lagged, device_state, coefficients, factor, skip, count,
                 METHOD=names["method"],
                 ALPHA=names["alpha"],
+                OWN=maps or (scaled and given_scales is None),
                 LAGGED=lags,
                 SKIP=skip_nonfinite,
                 SCALED=scaled,

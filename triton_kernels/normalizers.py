@@ -111,7 +111,7 @@ def part_absmax_kernel(jobs, part_moments, absmax, parts, BLOCK: tl.constexpr):
 def coefficients_kernel(
     jobs,
     header,
-    moments,  # float64 [6, T]; not read where LAGGED, unless SKIP
+    moments,  # float64 [6, T], read where OWN and not LAGGED, or SKIP
     part_absmax,  # float32 [T], read where BY_PARTS
     lagged,  # float64 [T + 1, 16], the previous table
     state,  # float64 [2], written
@@ -121,6 +121,7 @@ def coefficients_kernel(
     count,
     METHOD: tl.constexpr,
     ALPHA: tl.constexpr,
+    OWN: tl.constexpr,  # something depends on the moments of the tensors
     LAGGED: tl.constexpr,
     SKIP: tl.constexpr,  # a non-finite element stops the sweep
     SCALED: tl.constexpr,  # tensors have a scale
@@ -137,10 +138,13 @@ def coefficients_kernel(
     job = jobs + i * COLUMNS
     flags = tl.load(job + FLAGS, mask=exists, other=0)
     normalized = (flags & NORMALIZE) != 0
-    if LAGGED:
-        own = load_six(lagged, 1, i * TABLE_COLUMNS, exists, True)
-    else:
-        own = load_six(moments, count, i, exists, True)
+    zero = tl.zeros([LEAVES], tl.float64)
+    own = (zero, zero, zero, zero, zero, zero)
+    if OWN:
+        if LAGGED:
+            own = load_six(lagged, 1, i * TABLE_COLUMNS, exists, True)
+        else:
+            own = load_six(moments, count, i, exists, True)
     n, mean, m2, low, high, _ = own
 
     bad = tl.full((), 0.0, tl.float64)
