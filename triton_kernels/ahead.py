@@ -11,8 +11,8 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from . import formats
 from .decode import dequantize_kernel
-from .launch import FEW_LEAVES, MANY_LEAVES, ONE_WARP, _warps
-from .measure import fold_kernel, measure_kernel, merge_kernel
+from .launch import ONE_WARP, _warps
+from .measure import measure_kernel, merge_kernel
 from .memory import MIXED
 from .normalizers import ALPHAS, METHODS, coefficients_kernel, part_absmax_kernel
 from .process import process_kernel
@@ -25,7 +25,7 @@ POINTERS = {
     **dict.fromkeys(("jobs", "spans", "header", "bounds", "step_"), "*i64"),
     **dict.fromkeys(("coefficients", "factor", "part_absmax", "absmax"), "*fp32"),
     "skip": "*i32",
-    **dict.fromkeys(("count", "count_of_tensors", "tiles", "parts", "leaf_total", "group_total", "s"), "i32"),
+    **dict.fromkeys(("count", "count_of_tensors", "tiles", "parts", "leaf_total", "group_total"), "i32"),
 }  # the others are float64
 
 PLAIN = {
@@ -63,7 +63,7 @@ COEFFICIENTS = {
     "BY_PARTS": False,
     "POW2": False,
     "FORMAT": formats.NAMES.index("fp8_e4m3"),
-    "LEAVES": FEW_LEAVES,
+    "LEAVES": 64,
 }
 
 
@@ -73,17 +73,16 @@ def _format(name: str) -> int:
 
 def cases() -> list[tuple[str, object, dict, dict]]:
     """Name, kernel, compile-time arguments and launch options of everything that is compiled."""
-    few, many = _warps(FEW_LEAVES), _warps(MANY_LEAVES)
+    few, many = _warps(64), _warps(256)
     found = [
         ("measure", measure_kernel, PLAIN, ONE_WARP),
         ("measure_bf16", measure_kernel, {**PLAIN, "GRADS": formats.BF16.value}, ONE_WARP),
         ("measure_mixed", measure_kernel, {**PLAIN, "GRADS": MIXED.value, "ALIGNED": False, "UNSCALE": True}, ONE_WARP),
     ]
     for moments, name in ((True, "moments"), (False, "sums")):
-        found.append((f"merge_{name}_64", merge_kernel, {"MOMENTS": moments, "LEAVES": FEW_LEAVES}, few))
-        found.append((f"merge_{name}_1024", merge_kernel, {"MOMENTS": moments, "LEAVES": MANY_LEAVES}, many))
-        found.append((f"fold_{name}", fold_kernel, {"MOMENTS": moments, "BLOCK": MANY_LEAVES}, many))
-    found.append(("part_absmax", part_absmax_kernel, {"BLOCK": FEW_LEAVES}, few))
+        found.append((f"merge_{name}", merge_kernel, {"MOMENTS": moments, "BLOCK": 32}, _warps(32)))
+        found.append((f"merge_many_{name}", merge_kernel, {"MOMENTS": moments, "BLOCK": 256}, many))
+    found.append(("part_absmax", part_absmax_kernel, {"BLOCK": 256}, many))
     for number, name in enumerate(METHODS):
         found.append((f"coefficients_{name}", coefficients_kernel, {**COEFFICIENTS, "METHOD": number}, few))
     for number, name in enumerate(ALPHAS):
@@ -111,9 +110,9 @@ def cases() -> list[tuple[str, object, dict, dict]]:
         ("process_sgd_fp8_lagged", process_kernel, {**PLAIN, **STEP, **fp8, "MEASURE": True}, ONE_WARP),
         ("process_sgd_bf16", process_kernel, {**PLAIN, **bf16_step, "FORMAT": formats.BF16.value}, ONE_WARP),
         ("process_sgd_mixed", process_kernel, {**PLAIN, **fp8, **mixed, "FACTORS": True, "SKIP": True}, ONE_WARP),
-        ("process_centralize", process_kernel, {**PLAIN, **STEP, **fp8, "MAPPED": False, "CENTRALIZED": True}, ONE_WARP),
+        ("process_centralize", process_kernel, {**PLAIN, **STEP, **fp8, "CENTRALIZED": True}, ONE_WARP),
         ("table", table_kernel, dict.fromkeys(("MEASURED", "SUMMED", "COEFFICIENTS", "SKIP", "FACTORS"), True)
-         | {"LEAVES": FEW_LEAVES}, few),
+         | {"LEAVES": 64}, few),
     ]  # fmt: skip
     return found
 

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .jobs import CODES, COLUMNS, N, OUT, OUT_TYPE, SCALES, SPAN
+from .jobs import CODES, COLUMNS, OUT, OUT_TYPE, SCALES, SPAN, N
 from .measure import bytes_of
 from .memory import load_codes, store_values
 from .rounding import NEAREST, decode

@@ -31,7 +31,7 @@ import triton.language as tl
     PART_SPAN,  # the first span, tile of the grid of parts
     PART_TILE,
     SPAN,  # the first span, tile of the tensor's one grid
-    TILE,
+    TILE_PLACE,
 ) = (tl.constexpr(i) for i in range(23))
 COLUMNS = tl.constexpr(24)
 

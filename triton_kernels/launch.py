@@ -6,7 +6,6 @@ Nothing here waits for the device or reads what it made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import triton
@@ -20,60 +19,38 @@ from fastgrad.reference import sweep as reference
 from . import jobs as job
 from . import tables
 from .decode import dequantize_kernel
-from .measure import fold_kernel, measure_kernel, merge_kernel
+from .measure import measure_kernel, merge_kernel
 from .normalizers import coefficients_kernel, part_absmax_kernel
 from .process import process_kernel
 from .table import table_kernel
-from .tables import Bounds, Grid, Jobs, common_type, float64_bits, is_aligned, signed64
+from .tables import Bounds, Jobs, common_type, float64_bits, is_aligned, signed64
 
 # Tiles of a program. A GPU has warps enough for one each; the interpreter is faster with longer arrays.
 TILES = 8 if triton.knobs.runtime.interpret else 1
 ONE_WARP = {"num_warps": 1, "enable_fp_fusion": False}
-FEW_LEAVES, MANY_LEAVES = 64, 1024  # of a merge in one program; more are folded first
 
 
-def _leaves(count: int) -> int:
-    return max(FEW_LEAVES, triton.next_power_of_2(count))
+def _leaves(tensors: int) -> int:
+    return max(64, triton.next_power_of_2(tensors))
 
 
-def _warps(leaves: int) -> dict:
-    return {"num_warps": min(max(leaves // 256, 1), 8), "enable_fp_fusion": False}
+def _warps(block: int) -> dict:
+    return {"num_warps": min(max(block // 64, 1), 8), "enable_fp_fusion": False}
 
 
-@dataclass(frozen=True)
-class Merge:
-    """The levels of a grid's trees, on the device."""
-
-    levels: Sequence[tuple[Bounds, Tensor]]
-
-    def run(self, leaves: Tensor, moments: bool) -> list[Tensor]:
-        """float64 [6, groups] of every level, from the tiles' [6, tiles]."""
-        results = []
-        for level, bounds in self.levels:
-            folded = self._fold(leaves, level, bounds, moments)
-            groups = leaves.new_empty(6, level.groups)
-            block = FEW_LEAVES if level.largest <= FEW_LEAVES else MANY_LEAVES
-            if level.groups:
-                merge_kernel[(level.groups,)](
-                    folded, bounds, groups, level.leaves, level.groups, MOMENTS=moments, LEAVES=block, **_warps(block)
-                )
-            results.append(groups)
-            leaves = groups
-        return results
-
-    @staticmethod
-    def _fold(leaves: Tensor, level: Bounds, bounds: Tensor, moments: bool) -> Tensor:
-        """The leaves, at most MANY_LEAVES to a group that still count."""
-        s = triton.next_power_of_2(max(level.largest, 1)) // 2
-        if s >= MANY_LEAVES:
-            leaves = leaves.clone()  # the means of rows are needed as they are
-        while s >= MANY_LEAVES:
-            grid = (level.groups, triton.cdiv(min(s, level.largest - s), MANY_LEAVES))
-            fold_kernel[grid](
-                leaves, bounds, level.leaves, s, MOMENTS=moments, BLOCK=MANY_LEAVES, **_warps(MANY_LEAVES)
+def _merge(leaves: Tensor, levels: Sequence[tuple[Bounds, Tensor]], moments: bool) -> list[Tensor]:
+    """float64 [6, groups] of every level of a grid's trees, from the tiles' [6, tiles]."""
+    results = []
+    for level, bounds in levels:
+        groups = leaves.new_empty(6, level.groups)
+        block = 32 if level.largest <= 64 else 256
+        if level.groups:
+            merge_kernel[(level.groups,)](
+                leaves, bounds, groups, level.leaves, level.groups, MOMENTS=moments, BLOCK=block, **_warps(block)
             )
-            s //= 2
-        return leaves
+        results.append(groups)
+        leaves = groups.clone() if len(results) == 2 < len(levels) else groups  # the means of parts are needed
+    return results
 
 
 def sweep(
@@ -171,7 +148,7 @@ def sweep(
         (job.PART_SPAN, parts.first_span),
         (job.PART_TILE, parts.first_tile),
         (job.SPAN, own.first_span),
-        (job.TILE, own.first_tile),
+        (job.TILE_PLACE, own.first_tile),
     ):
         told.set(column, values)
     header = torch.zeros(job.HEADER, dtype=torch.int64)
@@ -190,9 +167,11 @@ def sweep(
         header, rows_, spans, part_spans, *bounds = tables.upload(
             [header, told.rows, own.spans, parts.spans, *(b.bounds for g in (own, parts) for b in g.levels)], device
         )
-        own_merge = Merge(list(zip(own.levels, bounds, strict=False)))
-        part_merge = Merge(list(zip(parts.levels, bounds[len(own.levels) :], strict=True)))
-        step_ = step.to(device, torch.int64, non_blocking=True) if isinstance(step, Tensor) else header[job.STEP.value :]
+        own_levels = list(zip(own.levels, bounds, strict=False))
+        part_levels = list(zip(parts.levels, bounds[len(own.levels) :], strict=True))
+        step_ = header[job.STEP.value :]
+        if isinstance(step, Tensor):
+            step_ = step.to(device, torch.int64, non_blocking=True)
         lagged, hyper, factors = (
             None if t is None else t.to(device, torch.float64, non_blocking=True).contiguous()
             for t in (lagged, hyper, factors if params is not None else None)
@@ -219,21 +198,23 @@ def sweep(
                 measure_kernel[(parts.spans.numel(),)](
                     rows_, part_spans, header, tile_moments, parts.tiles, **common, ALIGNED=aligned, **ONE_WARP
                 )
-            *_, part_moments, moments = [None, *part_merge.run(tile_moments, True)]
+            *_, part_moments, moments = _merge(tile_moments, part_levels, True)
             part_moments = part_moments if parts.by_parts else moments
         part_absmax = None
         if by_rows and current_scale:
             part_absmax = empty(count, dtype=torch.float32)
             part_absmax_kernel[(count,)](
-                rows_, part_moments, part_absmax, parts.parts, BLOCK=FEW_LEAVES, **_warps(FEW_LEAVES)
+                rows_, part_moments, part_absmax, parts.parts, BLOCK=256, **_warps(256)
             )
 
+        scratch = empty(6, count)
         coefficients = factor = skip = None
         if coefficients_needed:
             coefficients = empty(4, count, dtype=torch.float32)
             factor, skip = empty(1, dtype=torch.float32), empty(1, dtype=torch.int32)
             coefficients_kernel[(1,)](
-                rows_, header, moments, part_absmax, lagged, device_state, coefficients, factor, skip, count,
+                rows_, header, moments, part_absmax, lagged, device_state, coefficients, factor, skip, scratch,
+                count,
                 METHOD=names["method"],
                 ALPHA=names["alpha"],
                 OWN=maps or (scaled and given_scales is None),
@@ -280,13 +261,13 @@ def sweep(
                     **ONE_WARP,
                 )  # fmt: skip
             if moments_in_pass:
-                moments = own_merge.run(tile_moments, True)[-1]
+                moments = _merge(tile_moments, own_levels, True)[-1]
             if quantizes:
-                sums = own_merge.run(tile_sums, False)[-1]
+                sums = _merge(tile_sums, own_levels, False)[-1]
 
         table = empty(count + 1, reference.COLUMNS)
         table_kernel[(1,)](
-            rows_, moments, sums, coefficients, factor, skip, factors, table, count,
+            rows_, moments, sums, coefficients, factor, skip, factors, scratch, table, count,
             MEASURED=moments is not None,
             SUMMED=sums is not None,
             COEFFICIENTS=coefficients is not None,

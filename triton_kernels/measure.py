@@ -6,12 +6,14 @@ import triton.language as tl
 from . import formats
 from .jobs import COLUMNS, GRAD, GRAD_TYPE, INV_SCALE, LENGTH, PART_SPAN, PART_TILE, double_in
 from .memory import MIXED, load_values
-from .moments import load_six, merge, store_six, tile_moments, tree
+from .moments import merge_leaves, store_six, tile_moments
 from .tiles import TILE, element_numbers
 
 
 @triton.jit
-def load_gradient(job, header, first, at, count, full, TYPE: tl.constexpr, UNSCALE: tl.constexpr, ALIGNED: tl.constexpr):
+def load_gradient(
+    job, header, first, at, count, full, TYPE: tl.constexpr, UNSCALE: tl.constexpr, ALIGNED: tl.constexpr
+):
     """x = float32(grad) * inv_scale of the elements `first + at` (section 11)."""
     type = tl.load(job + GRAD_TYPE)
     address = tl.load(job + GRAD) + first * bytes_of(type, TYPE)
@@ -65,38 +67,16 @@ def measure_kernel(
 
 @triton.jit(do_not_specialize=["leaf_total", "group_total"])
 def merge_kernel(
-    leaves,  # float64 [6, leaf_total]
+    leaves,  # float64 [6, leaf_total], written: its contents are used up
     bounds,  # int64 [groups + 1]: group g is made of the leaves bounds[g] .. bounds[g + 1] - 1
     groups,  # float64 [6, group_total], written
     leaf_total,
     group_total,
     MOMENTS: tl.constexpr,
-    LEAVES: tl.constexpr,  # a power of two, not below the leaves of any group (fold_kernel sees to the rest)
-):
-    """The halving tree of every group: tiles to a chunk, chunks to a part, parts to a tensor."""
-    group = tl.program_id(0)
-    start = tl.load(bounds + group)
-    i = tl.arange(0, LEAVES)
-    exists = i < tl.load(bounds + group + 1) - start
-    six = tree(load_six(leaves, leaf_total, start + i, exists, MOMENTS), MOMENTS)
-    store_six(groups, group_total, group + tl.arange(0, 1), tl.arange(0, 1) == 0, six)
-
-
-@triton.jit(do_not_specialize=["leaf_total", "s"])
-def fold_kernel(
-    leaves,  # float64 [6, leaf_total], written
-    bounds,
-    leaf_total,
-    s,
-    MOMENTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One level of the halving trees: `leaf[j] = merge(leaf[j], leaf[j + s])` for j < s where both exist."""
-    group = tl.program_id(0)
+    """The halving tree of every group: tiles to a chunk, chunks to a part, parts to a tensor."""
+    group, one = tl.program_id(0), tl.arange(0, 1)
     start = tl.load(bounds + group)
-    count = tl.load(bounds + group + 1) - start
-    j = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    exists = (j < s) & (j + s < count)
-    a = load_six(leaves, leaf_total, start + j, exists, MOMENTS)
-    b = load_six(leaves, leaf_total, start + j + s, exists, MOMENTS)
-    store_six(leaves, leaf_total, start + j, exists, merge(a, b, MOMENTS))
+    six = merge_leaves(leaves, leaf_total, start, tl.load(bounds + group + 1) - start, MOMENTS, BLOCK)
+    store_six(groups, group_total, group + one, one == 0, six)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .bits import divide, exp2, exp2_double, float_of, is_finite, magnitude_bits
-from .tiles import each, halve, tile_count, tile_max, tile_min, tile_sum
+from .tiles import each, tile_count, tile_max, tile_min, tile_sum
 
 LEAST, MOST = tl.constexpr((127 - 40) << 23), tl.constexpr((127 + 50) << 23)  # bits of 2^-40 and 2^50
 
@@ -134,29 +134,23 @@ def only(six, kept):
 
 
 @triton.jit
-def tree(six, MOMENTS: tl.constexpr):
-    """Halving tree over six [LEAVES] columns, empty leaves at the end: six [1]."""
-    v0, v1, v2, v3, v4, v5 = six
-    LEAVES: tl.constexpr = v0.shape[0]
-    v0, v1, v2, v3, v4, v5 = v0[None, :], v1[None, :], v2[None, :], v3[None, :], v4[None, :], v5[None, :]
-    for _ in tl.static_range(log2(LEAVES)):
-        a0, b0 = halve(v0)
-        a1, b1 = halve(v1)
-        a2, b2 = halve(v2)
-        a3, b3 = halve(v3)
-        a4, b4 = halve(v4)
-        a5, b5 = halve(v5)
-        v0, v1, v2, v3, v4, v5 = merge((a0, a1, a2, a3, a4, a5), (b0, b1, b2, b3, b4, b5), MOMENTS)
-    return first(v0), first(v1), first(v2), first(v3), first(v4), first(v5)
+def merge_leaves(leaves, stride, start, count, MOMENTS: tl.constexpr, BLOCK: tl.constexpr):
+    """The halving tree over the leaves `start .. start + count - 1` of a work space [6, stride], in place: six [1].
 
-
-@triton.jit
-def first(x):
-    """[1, 1] -> [1]"""
-    return tl.reshape(x, [1])
-
-
-@triton.constexpr_function
-def log2(n):
-    """Of a power of two."""
-    return n.bit_length() - 1
+    By one program, BLOCK merges at a time; what one level wrote the next one reads after a barrier.
+    """
+    s = tl.full((), 1, tl.int64)
+    while s < count:
+        s = s * 2
+    s = s // 2
+    while s > 0:
+        for first in range(0, s, BLOCK):
+            j = first + tl.arange(0, BLOCK)
+            exists = (j < s) & (j + s < count)
+            a = load_six(leaves, stride, start + j, exists, MOMENTS)
+            b = load_six(leaves, stride, start + j + s, exists, MOMENTS)
+            store_six(leaves, stride, start + j, exists, merge(a, b, MOMENTS))
+        tl.debug_barrier()
+        s = s // 2
+    one = tl.arange(0, 1)
+    return load_six(leaves, stride, start + one, one < count, MOMENTS)

@@ -1,11 +1,10 @@
-"""The coefficients of the affine maps y = (x - c) * a, and the scales of tensors. Sections 5 and 7 of docs/numerics.md."""
+"""The coefficients of the maps y = (x - c) * a, and the scales of tensors. Sections 5 and 7 of docs/numerics.md."""
 
 import triton
 import triton.language as tl
 
 from fastgrad.reference.normalizers import ALPHAS, METHODS
 
-from . import formats
 from .bits import FLT_MAX, double_of, float_of, is_nan, magnitude_bits
 from .jobs import (
     BY_ROWS,
@@ -21,7 +20,7 @@ from .jobs import (
     SCALES,
     double_in,
 )
-from .moments import load_six, only, tree
+from .moments import load_six, merge_leaves, only, store_six
 from .scales import FRACTION, inverse_scale, scale_for
 
 NONE, CENTRE, ZNORM, CLIP, AUTOSCALE, CENTRALIZE = (tl.constexpr(METHODS.index(name)) for name in METHODS)
@@ -76,11 +75,14 @@ def alpha(sigma, first, largest, RULE: tl.constexpr):
 
 
 @triton.jit
-def list_moments(six, flags, exists):
+def list_moments(six, flags, i, count, scratch, BLOCK: tl.constexpr):
     """Moments of the list, six [1]: over the tensors flagged for normalization, over all if none is (section 10)."""
+    exists = i < count
     normalized = exists & ((flags & NORMALIZE) != 0)
     any = tl.max(normalized.to(tl.int32), axis=0) != 0
-    return tree(only(six, normalized | (exists & ~any)), True)
+    store_six(scratch, count, i, exists, only(six, normalized | (exists & ~any)))
+    tl.debug_barrier()
+    return merge_leaves(scratch, count, 0, count, True, BLOCK)
 
 
 @triton.jit
@@ -118,6 +120,7 @@ def coefficients_kernel(
     coefficients,  # float32 [4, T], written: a, c, scale, inverse scale
     factor,  # float32 [1], written: alpha or clip factor, else 1
     skip,  # int32 [1], written
+    scratch,  # float64 [6, T], written
     count,
     METHOD: tl.constexpr,
     ALPHA: tl.constexpr,
@@ -158,7 +161,7 @@ def coefficients_kernel(
         if LAGGED:
             whole = load_six(lagged, 1, one + count * TABLE_COLUMNS, one == 0, True)
         else:
-            whole = list_moments(own, flags, exists)
+            whole = list_moments(own, flags, i, count, scratch, LEAVES)
         n_all, mean_all, m2_all, _, _, _ = whole
         some = n_all > 0.0
         if METHOD == CLIP:

@@ -1,4 +1,4 @@
-"""Noise: Philox4x32 with 7 rounds, and the map from (seed, stream, element) to 16 bits. Section 2 of docs/numerics.md."""
+"""Noise: Philox4x32 with 7 rounds, and the map from (seed, stream, element) to 16 bits. Section 2 of the contract."""
 
 import triton
 import triton.language as tl

@@ -14,7 +14,6 @@ from .jobs import (
     GROUP,
     ID,
     LENGTH,
-    N,
     OUT,
     OUT_TYPE,
     PURPOSE,
@@ -23,7 +22,8 @@ from .jobs import (
     SEED,
     SLOT,
     SPAN,
-    TILE as FIRST_TILE,
+    TILE_PLACE,
+    N,
 )
 from .measure import bytes_of, load_gradient
 from .memory import store, store_codes, store_values
@@ -118,7 +118,7 @@ def process_kernel(
     at = element_numbers(TILES)
     exists = at < count
     own = tl.arange(0, TILES)
-    place = tl.load(job + FIRST_TILE) + tile + own
+    place = tl.load(job + TILE_PLACE) + tile + own
     is_tile = own * TILE < count
 
     x = load_gradient(job, header, first, at, count, full, GRADS, UNSCALE, ALIGNED)

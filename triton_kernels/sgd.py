@@ -5,7 +5,7 @@ import triton.language as tl
 
 from . import formats
 from .bits import canonical
-from .jobs import FIRST, FLAGS, GROUP, MOMENTUM, MOMENTUM_TYPE, PARAM, PARAM_TYPE
+from .jobs import FIRST, FLAGS, MOMENTUM, MOMENTUM_TYPE, PARAM, PARAM_TYPE
 from .measure import bytes_of
 from .memory import as_stored, load_values, store_values
 from .philox import WEIGHT, pack_stream, tile_noise

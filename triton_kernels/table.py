@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .jobs import COLUMNS, FLAGS, QUANTIZE
-from .moments import load_six, tree
+from .moments import load_six, merge_leaves, store_six
 from .normalizers import TABLE_COLUMNS, list_moments
 
 
@@ -27,6 +27,7 @@ def table_kernel(
     factor,  # float32 [1], read where COEFFICIENTS
     skip,  # int32 [1], read where SKIP
     factors,  # float64 [T], read where FACTORS
+    scratch,  # float64 [6, T], written
     table,  # float64 [T + 1, 16], written
     count,
     MEASURED: tl.constexpr,
@@ -49,7 +50,7 @@ def table_kernel(
     own, whole = (zero, zero, zero, zero, zero, zero), (single, single, single, single, single, single)
     if MEASURED:
         own = load_six(moments, count, i, exists, True)
-        n, mean, m2, low, high, _ = list_moments(own, flags, exists)
+        n, mean, m2, low, high, _ = list_moments(own, flags, i, count, scratch, LEAVES)
         nonfinite = tl.sum(own[5], axis=0)  # of all tensors; whole numbers: exact
         whole = (n, mean, m2, low, high, single + nonfinite)
 
@@ -66,6 +67,9 @@ def table_kernel(
     own_sums, all_sums = (zero, zero, zero, zero, zero, zero), (single, single, single, single, single, single)
     if SUMMED:
         own_sums = load_six(sums, count, i, done & ((flags & QUANTIZE) != 0), False)
-        all_sums = tree(own_sums, False)
+        tl.debug_barrier()
+        store_six(scratch, count, i, exists, own_sums)
+        tl.debug_barrier()
+        all_sums = merge_leaves(scratch, count, 0, count, False, LEAVES)
     store_row(table, i, exists, own, a, c, own_sums, scale, k)
     store_row(table + count * TABLE_COLUMNS, one, one == 0, whole, a_all, single, all_sums, single + 1.0, single + 1.0)
