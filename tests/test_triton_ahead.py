@@ -33,7 +33,7 @@ EXACT = (
     r"setp\.[a-z]+(\.and|\.or|\.xor)?\.(f32|f64)",
     r"selp\.(f32|f64)",
     r"(mov|ld|st)\.\S*",
-    r"cvt\.rn\.f32\.(f64|s32|u32)",
+    r"cvt\.rn\.f32\.(f64|s32|u32|s16|u16)",
     r"cvt\.rn\.f64\.(s32|s64|u32|u64)",
     r"cvt\.f64\.f32",
     r"cvt\.f32\.f16",

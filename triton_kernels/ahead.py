@@ -92,8 +92,6 @@ def cases() -> list[tuple[str, object, dict, dict]]:
         case = {**PLAIN, "FORMAT": _format("fp8_e4m3"), "ROUNDING": rounding, "SCALE": 1, "STORE_CODES": True}
         found.append((f"process_quantize_{name}", process_kernel, case, ONE_WARP))
     for name in formats.NAMES:
-        case = {**PLAIN, "FORMAT": _format(name), "OUTS": formats.FP32.value, "SCALE": int(name != "fp32")}
-        found.append((f"process_values_{name}", process_kernel, case, ONE_WARP))
         case = {**PLAIN, "FORMAT": _format(name), "STORE_CODES": True, "STORE_SCALES": True, "MAPPED": False}
         if name != "fp32":
             case.update(SCALE=2, BLOCK=32, POW2=True)
@@ -102,8 +100,11 @@ def cases() -> list[tuple[str, object, dict, dict]]:
         found.append((f"dequantize_{name}", dequantize_kernel, case, ONE_WARP))
     bf16_step = {**STEP, "PARAMS": formats.BF16.value, "GRADS": formats.BF16.value, "WEIGHT_ROUNDING": 0}
     mixed = {**dict.fromkeys(("GRADS", "OUTS", "PARAMS", "MOMENTA"), MIXED.value), "ALIGNED": False, "MEASURE": True}
+    bf16 = {"FORMAT": formats.BF16.value, "GRADS": formats.BF16.value}
     fp8 = {"FORMAT": _format("fp8_e4m3"), "SCALE": 1}
     found += [
+        ("process_values_fp8", process_kernel, {**PLAIN, **fp8, "OUTS": formats.FP32.value}, ONE_WARP),
+        ("process_values_bf16", process_kernel, {**PLAIN, **bf16, "OUTS": formats.BF16.value}, ONE_WARP),
         ("process_normalize", process_kernel, {**PLAIN, "OUTS": formats.FP32.value}, ONE_WARP),
         ("process_sgd", process_kernel, {**PLAIN, **STEP, "MAPPED": False}, ONE_WARP),
         ("process_sgd_fp8", process_kernel, {**PLAIN, **STEP, **fp8}, ONE_WARP),
