@@ -178,6 +178,45 @@ def test_many_leaves_are_merged():
     agree([x, tensor("normal", 14)], in_place=True, flags=[1] * 2, rows=[300, 7], method="centralize")
 
 
+def test_many_tensors():
+    """More than the least number of places that the kernels of the list have."""
+    grads = [tensor("offset", 1 + i % 3, seed=i) for i in range(65)]
+    agree(grads, flags=[1] * 65, method="autoscale", alpha="sigma")
+
+
+LAUNCHES = (
+    (4, {}),
+    (5, {"method": "autoscale", "measure": False}),
+    (6, {"method": "znorm", "write": True}),
+    (8, {"method": "znorm", "format": "fp8_e4m3", "scale": "tensor"}),
+    (4, {"format": "int8", "scale": "block", "block": 32, "measure": False}),
+    (6, {"format": "int8", "scale": "block", "block": 32}),
+    (10, {"method": "centralize", "format": "int8", "scale": "tensor", "rows": [3]}),
+)
+
+
+@pytest.mark.parametrize(("expected", "arguments"), LAUNCHES, ids=lambda value: str(value))
+def test_launches(expected, arguments, monkeypatch):
+    """Their number depends on what is asked for, not on the tensors."""
+    launched = []
+    genuine = triton.runtime.interpreter.GridExecutor.__call__
+
+    def counted(self, *given, **named):
+        launched.append(self.fn)
+        return genuine(self, *given, **named)
+
+    monkeypatch.setattr(triton.runtime.interpreter.GridExecutor, "__call__", counted)
+    arguments = dict(arguments)
+    write = arguments.pop("write", False)
+    for grads in ([tensor("normal", 6)], [tensor("normal", n) for n in (3, 66, 9, 1200, 3)]):
+        launched.clear()
+        if "rows" in arguments:
+            arguments["rows"] = [3] * len(grads)
+        outs = grads if write else None
+        kernels.sweep(grads, flags=[3] * len(grads), outs=outs, **arguments)
+        assert len(launched) == expected
+
+
 @pytest.mark.parametrize("rows", (1, 7, 90), ids=lambda r: f"{r} rows")
 def test_centralize(rows):
     """Rows shorter and longer than a tile, one row, rows that end in the middle of everything."""

@@ -1,6 +1,16 @@
 """The Triton twins of fastgrad.ops.sweeps.native_sweep and of dequantize: what is launched, and in which order.
 
-Nothing here waits for the device or reads what it made.
+Nothing here waits for the device or reads what it made. The number of launches does not depend on how many tensors
+there are, nor on how large they are:
+
+    measure, merge tiles, merge chunks [, merge rows]     where something depends on the moments
+    [largest of the rows,] coefficients                   where there is a map, a scale of tensors, or a skip
+    process                                               where something is written, quantized or measured
+    merge tiles, merge chunks                             of the moments, where `process` measured them
+    merge tiles, merge chunks                             of the shrinkage sums, where something is quantized
+    table
+
+from 4 (moments alone) to 8 (normalize and quantize), 10 at most.
 """
 
 from __future__ import annotations
@@ -118,41 +128,24 @@ def sweep(
     coefficients_needed = maps or scaled or skip_nonfinite or (scales is not None and scale != "block")
     processes = quantizes or any(t is not None for t in (outs, codes, params)) or moments_in_pass
 
-    # What the kernels are told
     own = tables.whole_grid(sizes, TILES)
-    parts = own
+    part_counts = [(r or 1) if n else 0 for r, n in zip(row_counts, sizes, strict=True)]
+    lengths = [n // max(p, 1) for n, p in zip(sizes, part_counts, strict=True)]
+    parts = tables.make_grid(tuple(lengths), tuple(part_counts), TILES) if by_rows else own
     told = Jobs(sizes)
-    if by_rows:
-        part_counts = [(r or 1) if n else 0 for r, n in zip(row_counts, sizes, strict=True)]
-        lengths = [n // max(p, 1) for n, p in zip(sizes, part_counts, strict=True)]
-        parts = tables.make_grid(tuple(lengths), tuple(part_counts), TILES)
-        told.set(job.LENGTH, lengths)
-        told.set(job.ROWS, part_counts)
-        told.set(job.BY_ROWS, [int(r > 0) for r in row_counts])
+    told.set_tensors(grads, job.GRAD, job.GRAD_TYPE)
+    told.set_tensors(outs, job.OUT, job.OUT_TYPE)
+    told.set_tensors(codes, job.CODES)
+    told.set_tensors(scales, job.SCALES)
+    told.set_tensors(given_scales, job.GIVEN_SCALES)
+    told.set_tensors(params, job.PARAM, job.PARAM_TYPE)
+    told.set_tensors(momenta, job.MOMENTUM, job.MOMENTUM_TYPE)
     told.set(job.FLAGS, list(flags))
     told.set(job.ID, list(ids))
-    if groups is not None:
-        told.set(job.GROUP, list(groups))
-    for tensors, column, type_column in (
-        (grads, job.GRAD, job.GRAD_TYPE),
-        (outs, job.OUT, job.OUT_TYPE),
-        (codes, job.CODES, None),
-        (scales, job.SCALES, None),
-        (given_scales, job.GIVEN_SCALES, None),
-        (params, job.PARAM, job.PARAM_TYPE),
-        (momenta, job.MOMENTUM, job.MOMENTUM_TYPE),
-    ):
-        told.set_tensors(tensors, column, type_column)
-    for column, values in (
-        (job.FIRST_PART, parts.first_part),
-        (job.PART_SPAN, parts.first_span),
-        (job.PART_TILE, parts.first_tile),
-        (job.SPAN, own.first_span),
-        (job.TILE_PLACE, own.first_tile),
-    ):
-        told.set(column, values)
-    header = torch.zeros(job.HEADER, dtype=torch.int64)
-    for column, value in (
+    told.set(job.GROUP, [0] * count if groups is None else list(groups))
+    told.set(job.BY_ROWS, [int(r > 0) for r in row_counts])
+    told.set_places(own, parts, lengths, part_counts)
+    header = tables.header(
         (job.SEED, signed64(seed)),
         (job.STEP, 0 if isinstance(step, Tensor) else step),
         (job.SLOT, slot),
@@ -160,8 +153,7 @@ def sweep(
         (job.INV_SCALE, float64_bits(inv_scale)),
         (job.EPS, float64_bits(eps)),
         (job.MAX_NORM, float64_bits(max_norm)),
-    ):
-        header[column.value] = value
+    )
 
     with torch.cuda.device_of(grads[0]):
         header, rows_, spans, part_spans, *bounds = tables.upload(

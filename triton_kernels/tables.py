@@ -123,8 +123,6 @@ class Jobs:
     def __init__(self, sizes: Sequence[int]) -> None:
         self.rows = torch.zeros(len(sizes), jobs.COLUMNS.value, dtype=torch.int64)
         self.set(jobs.N, sizes)
-        self.set(jobs.LENGTH, sizes)
-        self.set(jobs.ROWS, [int(n > 0) for n in sizes])
 
     def set(self, column, values: Sequence[int] | Tensor) -> None:
         self.rows[:, column.value] = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int64)
@@ -134,6 +132,24 @@ class Jobs:
             self.set(column, [t.data_ptr() for t in tensors])
             if type_column is not None:
                 self.set(type_column, [TYPES[t.dtype] for t in tensors])
+
+    def set_places(self, own: Grid, parts: Grid, lengths: Sequence[int], part_counts: Sequence[int]) -> None:
+        """Where the programs and results of every tensor begin: in its one grid, and in that of its parts."""
+        self.set(jobs.LENGTH, lengths)
+        self.set(jobs.ROWS, part_counts)
+        self.set(jobs.FIRST_PART, parts.first_part)
+        self.set(jobs.PART_SPAN, parts.first_span)
+        self.set(jobs.PART_TILE, parts.first_tile)
+        self.set(jobs.SPAN, own.first_span)
+        self.set(jobs.TILE_PLACE, own.first_tile)
+
+
+def header(*values: tuple[object, int]) -> Tensor:
+    """The numbers of a call, each at its place: (place, number)."""
+    packed = torch.zeros(jobs.HEADER, dtype=torch.int64)
+    for column, value in values:
+        packed[column.value] = value
+    return packed
 
 
 def float64_bits(value: float) -> int:
