@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -35,5 +35,11 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", ".", "--parallel", jobs], cwd=build, check=True)
 
 
-# optional: where no compiler is found the build warns and the references remain.
-setup(ext_modules=[Extension("fastgrad._native", sources=[], optional=True)], cmdclass={"build_ext": CMakeBuild})
+setup(
+    # The Triton kernels lie at the root; the bare name triton_kernels belongs to another package.
+    packages=[*find_packages(include=["fastgrad*"]), "fastgrad.triton_kernels"],
+    package_dir={"fastgrad.triton_kernels": "triton_kernels"},
+    # optional: where no compiler is found the build warns and the references remain.
+    ext_modules=[Extension("fastgrad._native", sources=[], optional=True)],
+    cmdclass={"build_ext": CMakeBuild},
+)

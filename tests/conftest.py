@@ -12,6 +12,8 @@ import pytest
 
 # Three threads on two busy cores: a waiting thread must sleep, not spin. Read when torch loads its OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Triton kernels are interpreted, on the CPU. Read when triton is imported and when a kernel is declared.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import contract_backends
 import torch

@@ -1,4 +1,4 @@
-"""Arrows go one way: medclm -> fastgrad.* -> fastgrad.ops -> fastgrad.library, reference -> native."""
+"""Arrows go one way: medclm -> fastgrad.* -> fastgrad.ops -> fastgrad.library, reference -> native, Triton kernels."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = sorted(path for folder in ("fastgrad", "medclm", "bench", "tests") for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("fastgrad", "triton_kernels", "medclm", "bench", "tests")
+PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 CSRC = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
 OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard"}
 
 
 def name_of(path: Path) -> str:
-    """fastgrad/ops/quantize.py -> fastgrad.ops.quantize"""
+    """fastgrad/ops/quantize.py -> fastgrad.ops.quantize; triton_kernels is installed inside fastgrad"""
     parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("fastgrad", *parts) if parts[0] == "triton_kernels" else parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -100,6 +102,20 @@ def test_native_module_is_loaded_in_one_place():
 def test_reference_imports_torch_and_itself():
     plain = ("torch", "math", "dataclasses", "collections.abc", "typing", "__future__", "fastgrad.reference")
     assert offenders(layer("fastgrad.reference"), lambda name: under(name, *plain)) == []
+
+
+def test_triton_kernels_import_triton_and_the_reference():
+    """The reference for its table of formats and its names; the bare name belongs to another package."""
+    plain = ("torch", "triton", "struct", "dataclasses", "functools", "collections.abc", "__future__")
+    below = (*plain, "fastgrad.reference", "fastgrad.triton_kernels")
+    assert offenders(layer("fastgrad.triton_kernels"), lambda name: under(name, *below)) == []
+    assert offenders(PYTHON, lambda name: not under(name, "triton_kernels")) == []
+
+
+def test_triton_is_imported_where_used():
+    """`import fastgrad` needs no Triton."""
+    files = [path for path in layer("fastgrad") if not under(name_of(path), "fastgrad.triton_kernels")]
+    assert offenders(files, lambda name: not under(name, "triton", "fastgrad.triton_kernels"), outer_only=True) == []
 
 
 def test_nothing_imports_the_commands():

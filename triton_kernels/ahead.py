@@ -1,0 +1,134 @@
+"""Compiles every kernel without a device, in typical specializations: for reading its machine code.
+
+Not under TRITON_INTERPRET, where kernels are not compiled at all.
+"""
+
+from __future__ import annotations
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from . import formats
+from .decode import dequantize_kernel
+from .launch import ONE_WARP, _warps
+from .measure import measure_kernel, merge_kernel
+from .memory import MIXED
+from .normalizers import ALPHAS, METHODS, coefficients_kernel, part_absmax_kernel
+from .process import process_kernel
+from .sgd import ABSENT
+from .table import table_kernel
+
+TARGETS = tuple(GPUTarget("cuda", capability, 32) for capability in (80, 90, 100))
+
+POINTERS = {
+    **dict.fromkeys(("jobs", "spans", "header", "bounds", "step_"), "*i64"),
+    **dict.fromkeys(("coefficients", "factor", "part_absmax", "absmax"), "*fp32"),
+    "skip": "*i32",
+    **dict.fromkeys(("count", "count_of_tensors", "tiles", "parts", "leaf_total", "group_total"), "i32"),
+}  # the others are float64
+
+PLAIN = {
+    "GRADS": formats.FP32.value,
+    "UNSCALE": False,
+    "ALIGNED": True,
+    "TILES": 1,
+    "OUTS": ABSENT.value,
+    "PARAMS": ABSENT.value,
+    "MOMENTA": ABSENT.value,
+    "MEASURE": False,
+    "MAPPED": True,
+    "CENTRALIZED": False,
+    "FORMAT": formats.FP32.value,
+    "ROUNDING": 0,
+    "SCALE": 0,
+    "BLOCK": 0,
+    "POW2": False,
+    "GIVEN_SCALE": False,
+    "STORE_CODES": False,
+    "STORE_SCALES": False,
+    "SKIP": False,
+    "FACTORS": False,
+    "WEIGHT_ROUNDING": 1,
+}
+STEP = {"PARAMS": formats.FP32.value, "MOMENTA": formats.FP32.value}
+COEFFICIENTS = {
+    "ALPHA": 0,
+    "OWN": True,
+    "LAGGED": False,
+    "SKIP": True,
+    "SCALED": True,
+    "GIVEN_SCALE": False,
+    "STORE_SCALES": False,
+    "BY_PARTS": False,
+    "POW2": False,
+    "FORMAT": formats.NAMES.index("fp8_e4m3"),
+    "LEAVES": 64,
+}
+
+
+def _format(name: str) -> int:
+    return formats.NAMES.index(name)
+
+
+def cases() -> list[tuple[str, object, dict, dict]]:
+    """Name, kernel, compile-time arguments and launch options of everything that is compiled."""
+    few, many = _warps(64), _warps(256)
+    found = [
+        ("measure", measure_kernel, PLAIN, ONE_WARP),
+        ("measure_bf16", measure_kernel, {**PLAIN, "GRADS": formats.BF16.value}, ONE_WARP),
+        ("measure_mixed", measure_kernel, {**PLAIN, "GRADS": MIXED.value, "ALIGNED": False, "UNSCALE": True}, ONE_WARP),
+    ]
+    for moments, name in ((True, "moments"), (False, "sums")):
+        found.append((f"merge_{name}", merge_kernel, {"MOMENTS": moments, "BLOCK": 32}, _warps(32)))
+        found.append((f"merge_many_{name}", merge_kernel, {"MOMENTS": moments, "BLOCK": 256}, many))
+    found.append(("part_absmax", part_absmax_kernel, {"BLOCK": 256}, many))
+    for number, name in enumerate(METHODS):
+        found.append((f"coefficients_{name}", coefficients_kernel, {**COEFFICIENTS, "METHOD": number}, few))
+    for number, name in enumerate(ALPHAS):
+        case = {**COEFFICIENTS, "METHOD": METHODS.index("autoscale"), "ALPHA": number, "POW2": True}
+        found.append((f"coefficients_autoscale_{name}", coefficients_kernel, case, few))
+    for rounding, name in ((0, "stochastic"), (1, "nearest"), (2, "truncate")):
+        case = {**PLAIN, "FORMAT": _format("fp8_e4m3"), "ROUNDING": rounding, "SCALE": 1, "STORE_CODES": True}
+        found.append((f"process_quantize_{name}", process_kernel, case, ONE_WARP))
+    for name in formats.NAMES:
+        case = {**PLAIN, "FORMAT": _format(name), "STORE_CODES": True, "STORE_SCALES": True, "MAPPED": False}
+        if name != "fp32":
+            case.update(SCALE=2, BLOCK=32, POW2=True)
+        found.append((f"process_codes_{name}", process_kernel, case, ONE_WARP))
+        case = {"OUTS": formats.FP32.value, "FORMAT": _format(name), "BLOCK": 0, "ALIGNED": True, "TILES": 1}
+        found.append((f"dequantize_{name}", dequantize_kernel, case, ONE_WARP))
+    bf16_step = {**STEP, "PARAMS": formats.BF16.value, "GRADS": formats.BF16.value, "WEIGHT_ROUNDING": 0}
+    mixed = {**dict.fromkeys(("GRADS", "OUTS", "PARAMS", "MOMENTA"), MIXED.value), "ALIGNED": False, "MEASURE": True}
+    bf16 = {"FORMAT": formats.BF16.value, "GRADS": formats.BF16.value}
+    fp8 = {"FORMAT": _format("fp8_e4m3"), "SCALE": 1}
+    found += [
+        ("process_values_fp8", process_kernel, {**PLAIN, **fp8, "OUTS": formats.FP32.value}, ONE_WARP),
+        ("process_values_bf16", process_kernel, {**PLAIN, **bf16, "OUTS": formats.BF16.value}, ONE_WARP),
+        ("process_normalize", process_kernel, {**PLAIN, "OUTS": formats.FP32.value}, ONE_WARP),
+        ("process_sgd", process_kernel, {**PLAIN, **STEP, "MAPPED": False}, ONE_WARP),
+        ("process_sgd_fp8", process_kernel, {**PLAIN, **STEP, **fp8}, ONE_WARP),
+        ("process_sgd_fp8_lagged", process_kernel, {**PLAIN, **STEP, **fp8, "MEASURE": True}, ONE_WARP),
+        ("process_sgd_bf16", process_kernel, {**PLAIN, **bf16_step, "FORMAT": formats.BF16.value}, ONE_WARP),
+        ("process_sgd_mixed", process_kernel, {**PLAIN, **fp8, **mixed, "FACTORS": True, "SKIP": True}, ONE_WARP),
+        ("process_centralize", process_kernel, {**PLAIN, **STEP, **fp8, "CENTRALIZED": True}, ONE_WARP),
+        ("table", table_kernel, dict.fromkeys(("MEASURED", "SUMMED", "COEFFICIENTS", "SKIP", "FACTORS"), True)
+         | {"LEAVES": 64}, few),
+    ]  # fmt: skip
+    return found
+
+
+def compile_case(kernel, constants: dict, options: dict, target: GPUTarget) -> CompiledKernel:
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+    signature = {name: "constexpr" if name in constants else POINTERS.get(name, "*fp64") for name in kernel.arg_names}
+    aligned = [["tt.divisibility", 16]]
+    attributes = {(i,): aligned for i, name in enumerate(kernel.arg_names) if signature[name].startswith("*")}
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=target, options=options)
+
+
+def compiled(target: GPUTarget) -> list[tuple[str, CompiledKernel]]:
+    """Every kernel for a target, by name; `.asm["ptx"]` and `.asm["cubin"]` hold its code."""
+    return [
+        (name, compile_case(kernel, constants, options, target)) for name, kernel, constants, options in cases()
+    ]
