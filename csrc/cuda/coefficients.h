@@ -66,7 +66,8 @@ FG_DEVICE Coefficients coefficients_for(const DeviceSweep& d, int tensor, const 
   const TensorJob& job = d.jobs[tensor];
   const Sweep& sweep = d.sweep;
   const bool lagged = sweep.lagged != nullptr;
-  const Moments m = lagged ? read_moments(lagged_row(d, tensor)) : current;
+  Moments m = current;
+  if (lagged) m = read_moments(lagged_row(d, tensor));
   Affine f = {1.0f, 0.0f};
   if (normalized(job) && method_of(d) != Method::none) f = affine_for(method_of(d), m, sweep.eps, factor);
   float scale = 1.0f;

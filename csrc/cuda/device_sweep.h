@@ -6,8 +6,11 @@
 
 FASTGRAD_NUMERICS_BEGIN
 
-constexpr int kBlockThreads = 256;
+constexpr int kBlockThreads = 128;
 constexpr int kBlockWarps = kBlockThreads / 32;
+// What the compiler makes room for. A tile takes up to 160 registers a lane, with an update more; so many warps still
+// have more bytes under way than a multiprocessor's share of the memory needs (bench/gpu_code.py).
+constexpr int blocks_per_multiprocessor(bool update) { return update ? 2 : 3; }
 
 // What a tensor's elements go through: y = (x - c) * a, and the scale of the whole tensor.
 struct Coefficients {

@@ -86,7 +86,12 @@ FG_DEVICE Moments merge_rows(const DeviceSweep& d, BlockMemory& block, int tenso
 
 // After the last measured task of a tensor.
 FG_DEVICE void finish_measured(const DeviceSweep& d, BlockMemory& block, int tensor) {
-  const Moments m = by_rows(d, d.jobs[tensor]) ? merge_rows(d, block, tensor) : merge_chunks(d, tensor).moments;
+  Moments m;
+  if (by_rows(d, d.jobs[tensor])) {
+    m = merge_rows(d, block, tensor);
+  } else {
+    m = merge_chunks(d, tensor).moments;
+  }
   if (block_thread() != 0) return;
   d.tensors[tensor] = m;
   if (d.needs_all || !d.processed) {
@@ -102,7 +107,9 @@ FG_DEVICE void finish_measured(const DeviceSweep& d, BlockMemory& block, int ten
 FG_DEVICE Moments merge_list(const DeviceSweep& d) {
   for (int i = block_thread(); i < d.count; i += kBlockThreads) {
     const TensorJob& job = d.jobs[i];
-    d.leaves[i] = job.n > 0 && (normalized(job) || !d.any_normalized) ? d.tensors[i] : no_moments();
+    Moments leaf = no_moments();
+    if (job.n > 0 && (normalized(job) || !d.any_normalized)) leaf = d.tensors[i];
+    d.leaves[i] = leaf;
   }
   __syncthreads();
   tree_of(d.leaves, d.count, block_thread(), kBlockThreads, merge_moments, BlockBarrier());
@@ -162,8 +169,9 @@ FG_DEVICE void finish_processed(const DeviceSweep& d, int tensor, const Coeffici
   const ChunkRecord record = merge_chunks(d, tensor);
   if (block_thread() != 0) return;
   if (d.sweep.moments_in_pass) d.tensors[tensor] = record.moments;
-  const Moments unmeasured = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
-  write_row(d, tensor, d.measured ? d.tensors[tensor] : unmeasured, k, record);
+  Moments m = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
+  if (d.measured) m = d.tensors[tensor];
+  write_row(d, tensor, m, k, record);
   __threadfence();
   atomicAdd(&d.all[3], 1u);
 }
@@ -178,7 +186,8 @@ FG_DEVICE void finish_list(const DeviceSweep& d) {
     const bool empty = d.jobs[i].n == 0;
     if (!empty && d.processed && !skipped) continue;
     Moments m = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
-    if (d.measured) m = empty ? no_moments() : d.tensors[i];
+    if (d.measured && empty) m = no_moments();
+    if (d.measured && !empty) m = d.tensors[i];
     Coefficients k = none;
     if (empty && d.processed && !skipped) {
       k = coefficients_for(d, i, no_moments(), 1.0);
@@ -188,7 +197,8 @@ FG_DEVICE void finish_list(const DeviceSweep& d) {
     if (skipped) table_row(d, i)[kK] = 1.0;
   }
   __syncthreads();
-  const Moments all = d.measured ? merge_list(d) : no_moments();
+  Moments all = no_moments();
+  if (d.measured) all = merge_list(d);
   TileSums* sums = reinterpret_cast<TileSums*>(d.leaves);  // of which only the first was wanted
   __syncthreads();
   for (int i = block_thread(); i < d.count; i += kBlockThreads) {

@@ -68,7 +68,7 @@ const DeviceFacts& facts_of(int device) {
   return found->second;
 }
 
-int blocks_per_multiprocessor(SweepKernel kernel, int device) {
+int resident_blocks(SweepKernel kernel, int device) {
   static std::mutex mutex;
   static std::map<std::pair<SweepKernel, int>, int> known;
   const std::lock_guard<std::mutex> lock(mutex);
@@ -167,7 +167,7 @@ void CudaSweep::launch(void* upload, void* workspace, double* table, void* strea
   d.table = table;
   const OnDevice guard(p.device);
   const SweepKernel kernel = p.kernel();
-  const int64_t resident = int64_t{blocks_per_multiprocessor(kernel, p.device)} * facts_of(p.device).multiprocessors;
+  const int64_t resident = int64_t{resident_blocks(kernel, p.device)} * facts_of(p.device).multiprocessors;
   const auto blocks = static_cast<unsigned>(d.tasks < resident ? d.tasks : resident);
   ::launch(kernel, dim3(blocks), dim3(kBlockThreads), static_cast<cudaStream_t>(stream), d);
   check(cudaGetLastError(), "launch of the sweep");

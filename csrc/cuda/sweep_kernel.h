@@ -63,7 +63,7 @@ FG_DEVICE void process(const DeviceSweep& d, BlockMemory& block, int tensor, int
 }
 
 template <Format F, bool UPDATE>
-__global__ void __launch_bounds__(kBlockThreads) sweep_kernel(const DeviceSweep d) {
+__global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(UPDATE)) sweep_kernel(const DeviceSweep d) {
   BlockMemory& block = block_memory<BlockMemory>();
   for (int64_t task = next_task(d, block); task < d.tasks; task = next_task(d, block)) {
     const Segment s = find_segment(d, task);

@@ -56,7 +56,13 @@ constexpr uint32_t kInfinity = 0x7f800000u;
 constexpr uint32_t kNaN = 0x7fc00000u;  // the one NaN that is ever stored
 constexpr uint32_t kFloatMax = 0x7f7fffffu;
 
-FG_FN float magnitude(float x) { return bits_float(float_bits(x) & kMagnitude); }
+FG_FN float magnitude(float x) {
+#ifdef __CUDA_ARCH__
+  return ::fabsf(x);  // a modifier of the instruction that uses it
+#else
+  return bits_float(float_bits(x) & kMagnitude);
+#endif
+}
 FG_FN bool is_finite(float x) { return (float_bits(x) & kMagnitude) < kInfinity; }
 
 // The hardware's own NaN differs between x86, ARM and CUDA; what is stored must not.
