@@ -99,5 +99,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not contract_backends.compared:
         return
     terminalreporter.write_line("contract cases equal to the reference, bit for bit:")
-    for backend in contract_backends.BACKENDS:
+    for backend in contract_backends.COMPARED_BACKENDS:
         terminalreporter.write_line(f"  {backend}: {contract_backends.compared[str(backend)]:,}")

@@ -1,8 +1,5 @@
 #include "host.h"
 
-#include <map>
-#include <mutex>
-
 #include "cpu/subnormals.h"
 #include "kernels.h"
 #include "plan.h"
@@ -51,34 +48,13 @@ T* part(void* base, int64_t at) {
   return reinterpret_cast<T*>(static_cast<char*>(base) + at);
 }
 
-struct DeviceFacts {
-  int multiprocessors, l2_bytes;
-};
-
-// What does not change while the process runs is asked once.
-const DeviceFacts& facts_of(int device) {
-  static std::mutex mutex;
-  static std::map<int, DeviceFacts> known;
-  const std::lock_guard<std::mutex> lock(mutex);
-  auto found = known.find(device);
-  if (found == known.end()) {
-    found = known.emplace(device, DeviceFacts{attribute(cudaDevAttrMultiProcessorCount, device),
-                                              attribute(cudaDevAttrL2CacheSize, device)}).first;
-  }
-  return found->second;
-}
-
-int resident_blocks(SweepKernel kernel, int device) {
-  static std::mutex mutex;
-  static std::map<std::pair<SweepKernel, int>, int> known;
-  const std::lock_guard<std::mutex> lock(mutex);
-  int& blocks = known[{kernel, device}];
-  if (blocks == 0) {
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kBlockThreads, 0),
-          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-    if (blocks == 0) throw std::runtime_error("a block of the kernel does not fit on a multiprocessor");
-  }
-  return blocks;
+// How many blocks of a kernel the device holds at once.
+int64_t resident_blocks(SweepKernel kernel, int device) {
+  int blocks = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kBlockThreads, 0),
+        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  if (blocks == 0) throw std::runtime_error("a block of the kernel does not fit on a multiprocessor");
+  return int64_t{blocks} * attribute(cudaDevAttrMultiProcessorCount, device);
 }
 
 std::string version_text(int version) {
@@ -103,7 +79,9 @@ struct CudaSweep::Plan {
     const SubnormalsOn guard;
     d.sweep.inverse_loss_scale = static_cast<float>(sweep.inv_scale);
     d.count = static_cast<int>(count);
-    const TaskPlan tasks(jobs, d, facts_of(device).l2_bytes / 2);
+    const std::string unavailable = cuda_unavailable(device);
+    if (!unavailable.empty()) throw std::runtime_error(unavailable);
+    const TaskPlan tasks(jobs, d, attribute(cudaDevAttrL2CacheSize, device) / 2);
     segments = tasks.segments();
     plans = tasks.plans();
     at_jobs = upload.add<TensorJob>(count);
@@ -167,7 +145,7 @@ void CudaSweep::launch(void* upload, void* workspace, double* table, void* strea
   d.table = table;
   const OnDevice guard(p.device);
   const SweepKernel kernel = p.kernel();
-  const int64_t resident = int64_t{resident_blocks(kernel, p.device)} * facts_of(p.device).multiprocessors;
+  const int64_t resident = resident_blocks(kernel, p.device);
   const auto blocks = static_cast<unsigned>(d.tasks < resident ? d.tasks : resident);
   ::launch(kernel, dim3(blocks), dim3(kBlockThreads), static_cast<cudaStream_t>(stream), d);
   check(cudaGetLastError(), "launch of the sweep");

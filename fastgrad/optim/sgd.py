@@ -34,6 +34,11 @@ _HYPER = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "decoupled_
 _layout = attrgetter("layout")
 
 
+def _in_memory(value: object, device: torch.device) -> bool:
+    """Whether a hyper-parameter is a tensor that a captured graph can read."""
+    return isinstance(value, Tensor) and value.device == device
+
+
 class _Plan:
     """The lists of one step, kept as long as the same parameters have gradients and the same buffers.
 
@@ -89,6 +94,10 @@ class SGD(Optimizer):
         dimensions (for clip: everything), quantize everything. A group opts out with ``normalize=False`` or
         ``quantize=False``.
     weight_rounding: how bfloat16 and float16 weights are stored: nearest or stochastic.
+    capturable: the step can be captured in a CUDA graph: the noise step and the hyper-parameters are in device memory
+        (after the warm-up that graphs need anyway). A learning rate that changes between replays must be a tensor on the
+        device. Not with stats="lagged", compensate, nonfinite other than propagate, a callable alpha or a GradScaler,
+        which need the host or the last table.
     seed: of all noise. A parameter's noise is keyed by its place in the groups, whether others have gradients or not.
 
     After a step ``table`` holds its measurements (float64 [T+1, 16], docs/numerics.md section 10), one row per
@@ -125,6 +134,7 @@ class SGD(Optimizer):
         compensate: str | None = None,
         eligible: Eligible | None = None,
         weight_rounding: str = "nearest",
+        capturable: bool = False,
         seed: int = DEFAULT_SEED,
     ) -> None:
         for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
@@ -149,7 +159,19 @@ class SGD(Optimizer):
             eligible=eligible,
             seed=seed,
         )
+        if capturable:
+            for name, value, only in (
+                ("stats", stats, "anything but 'lagged'" if stats == "lagged" else None),
+                ("compensate", compensate, "None" if compensate else None),
+                ("nonfinite", nonfinite, "'propagate'" if nonfinite != "propagate" else None),
+                ("alpha", alpha, "the name of a rule" if callable(alpha) else None),
+            ):
+                if only:
+                    raise ValueError(f"{name}: a capturable step takes {only}, got {value!r}")
         self.weight_rounding = weight_rounding
+        self.capturable = capturable
+        self._hyper_rows: list[list[float]] = []  # those in self._hyper_tensor
+        self._hyper_tensor: Tensor | None = None
         self._progress = Progress()
         self._observers = Observers()
         self._plan: _Plan | None = None
@@ -202,6 +224,8 @@ class SGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self.capturable and getattr(self, "grad_scale", None) is not None:
+            raise RuntimeError("capturable: a GradScaler keeps its scale on the host; unscale_ the gradients before")
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and float(found_inf):
             self._progress.skipped += 1
@@ -218,11 +242,12 @@ class SGD(Optimizer):
             alpha, state = resolve_alpha(normalized, treatment.method, alpha, state, lagged)
         grad_scale = getattr(self, "grad_scale", None)
         skip = treatment.nonfinite != "propagate"
+        clock = progress.clock_on(params[0].device) if self.capturable else None
         table = torch.ops.fastgrad.sgd_step_(
-            params, grads, plan.momenta, self._hyper(), plan.groups, flags, treatment.method, treatment.eps,
+            params, grads, plan.momenta, self._hyper(params[0].device), plan.groups, flags, treatment.method, treatment.eps,
             treatment.max_norm,
             alpha, state, lagged, treatment.stats == "two_reads", treatment.format, treatment.rounding,
-            treatment.scale_kind, treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, None, 0, ids,
+            treatment.scale_kind, treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, clock, 0, ids,
             self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),
             bool(self._observers) or treatment.stats == "lagged", skip, self.weight_rounding,
         )  # fmt: skip
@@ -289,10 +314,30 @@ class SGD(Optimizer):
         """What a plan depends on beside parameters and buffers."""
         return [(g["momentum"] != 0, g.get("normalize", True), g.get("quantize", True)) for g in self.param_groups]
 
-    def _hyper(self) -> Tensor:
-        return torch.tensor(
-            [[*(float(group[name]) for name in _HYPER), 0.0] for group in self.param_groups], dtype=torch.float64
-        )
+    def _hyper(self, device: torch.device) -> Tensor:
+        if not self.capturable:
+            return torch.tensor(
+                [[*(float(group[name]) for name in _HYPER), 0.0] for group in self.param_groups], dtype=torch.float64
+            )
+        # One tensor for good, whose address a graph may hold. Numbers are written when they change; what is a tensor
+        # on the device is copied on every step, also on those that are replayed.
+        inside = [[_in_memory(group[name], device) for name in _HYPER] for group in self.param_groups]
+        rows = [
+            [*(0.0 if there else float(group[name]) for there, name in zip(row, _HYPER, strict=True)), 0.0]
+            for row, group in zip(inside, self.param_groups, strict=True)
+        ]
+        if self._hyper_tensor is None or self._hyper_tensor.device != device or rows != self._hyper_rows:
+            made = torch.tensor(rows, dtype=torch.float64)
+            if self._hyper_tensor is None or self._hyper_tensor.shape != made.shape:
+                self._hyper_tensor = made.to(device)
+            else:
+                self._hyper_tensor = self._hyper_tensor.to(device).copy_(made)
+            self._hyper_rows = rows
+        for g, row in enumerate(inside):
+            for column, there in enumerate(row):
+                if there:
+                    self._hyper_tensor[g, column].copy_(self.param_groups[g][_HYPER[column]])
+        return self._hyper_tensor
 
     def _factors(self, ids: list[int]) -> Tensor | None:
         """k of every parameter from the shrinkage of the previous step; 1 where there is none."""

@@ -99,6 +99,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.step = 0
+        self.clock: Tensor | None = None  # instead of `step`, on the device: int64 [1]
         self.skipped = 0
         self.alpha_state = torch.zeros(2, dtype=torch.float64)
         self.table: Tensor | None = None
@@ -111,12 +112,21 @@ class Progress:
             self.table = None if self.table is None else self.table.to(device)
         return self
 
+    def clock_on(self, device: torch.device) -> Tensor:
+        """The noise step in memory, for captured graphs."""
+        if self.clock is None or self.clock.device != device:
+            self.clock = torch.tensor([self.step if self.clock is None else int(self.clock)], device=device)
+        return self.clock
+
     def lagged_for(self, ids: list[int], stats: str) -> Tensor | None:
         """The last table, if it has the same rows; otherwise this step uses its own statistics."""
         return self.table if stats == "lagged" and self.table is not None and self.ids == ids else None
 
     def advance(self, table: Tensor, ids: list[int], skipped: bool) -> None:
-        self.step = (self.step + 1) % STEP_RANGE
+        if self.clock is None:
+            self.step = (self.step + 1) % STEP_RANGE
+        else:
+            self.clock.add_(1)
         if skipped:
             self.skipped += 1
         else:
@@ -125,7 +135,7 @@ class Progress:
     def state_dict(self) -> dict:
         return {
             "numerics_version": NUMERICS_VERSION,
-            "step": self.step,
+            "step": self.step if self.clock is None else int(self.clock),
             "skipped": self.skipped,
             "alpha_state": self.alpha_state.clone(),
             "table": None if self.table is None else self.table.clone(),
@@ -142,6 +152,8 @@ class Progress:
                 stacklevel=3,
             )
         self.step, self.skipped, self.ids = state["step"], state["skipped"], list(state["ids"])
+        if self.clock is not None:
+            self.clock.fill_(self.step)
         self.alpha_state = state["alpha_state"].clone().cpu().double()
         self.table = None if state["table"] is None else state["table"].clone()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from fastgrad.ops.engines import Engine
 from fastgrad.reference import sweep as reference_module
 
 THREADS = (1, 2, 3)
+TRITON_CASES = 20
 OPS = tuple(engines.implementations)
 
 # How many comparisons with the reference every backend has come through; printed at the end of the run.
@@ -77,7 +81,28 @@ class EmulatedCuda:
             yield
 
 
-AnyBackend = Backend | EmulatedCuda
+@dataclass(frozen=True)
+class InterpretedTriton:
+    """The Triton kernels, run by Triton's interpreter on the CPU: one case in `every`, for it is slow."""
+
+    every: int
+
+    def __str__(self) -> str:
+        return f"Triton interpreted, one case in {self.every}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        import triton_package
+
+        kernels = triton_package.load()
+        with _ops_on(Engine(kernels.sweep, kernels.dequantize)), _without_reference():
+            yield
+
+    def takes(self, test: str) -> bool:
+        return zlib.crc32(test.encode()) % self.every == 0
+
+
+AnyBackend = Backend | EmulatedCuda | InterpretedTriton
 
 
 def _cpu_backends() -> tuple[Backend, ...]:
@@ -94,8 +119,16 @@ def _gpu_backends() -> tuple[AnyBackend, ...]:
     return EmulatedCuda(0, 3, 1), EmulatedCuda(1, 5, 7)
 
 
+def _triton_backends() -> tuple[AnyBackend, ...]:
+    if importlib.util.find_spec("triton") is None:
+        print("the Triton kernels are not tested: triton is not installed")
+        return ()
+    return (InterpretedTriton(TRITON_CASES),)
+
+
 CPU_BACKENDS = _cpu_backends()
 BACKENDS = CPU_BACKENDS + _gpu_backends()
+COMPARED_BACKENDS = BACKENDS + _triton_backends()  # with the reference, case by case
 needs_native = pytest.mark.skipif(not CPU_BACKENDS, reason=f"native module {library.native_state}")
 
 
@@ -132,11 +165,13 @@ def reference_running() -> Iterator[None]:
         yield
 
 
-def agree(run: Callable[[], list[torch.Tensor]], what: str, backends: tuple[AnyBackend, ...] = BACKENDS) -> None:
+def agree(run: Callable[[], list[torch.Tensor]], what: str, backends: tuple[AnyBackend, ...] = COMPARED_BACKENDS) -> None:
     """`run`, which makes its own inputs and gives all results, has the reference's bits on every backend."""
     with reference_running():
         expected = run()
     for backend in backends:
+        if isinstance(backend, InterpretedTriton) and not backend.takes(os.environ["PYTEST_CURRENT_TEST"]):
+            continue
         with backend.running():
             got = run()
         assert_same_bits(got, expected, f"{what} on {backend}")

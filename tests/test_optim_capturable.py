@@ -1,0 +1,106 @@
+"""optim.SGD(capturable=True): what a captured graph has to read is in memory; the bits are those of the ordinary step."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from contract_bits import assert_same_bits
+from torch import nn
+
+import fastgrad
+
+TREATED = dict(momentum=0.9, weight_decay=1e-3, normalize="autoscale", grad_format="fp8_e4m3", weight_rounding="stochastic")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(40, 30), nn.Tanh(), nn.Linear(30, 3)).to(torch.bfloat16)
+
+
+def train(optimizer, model: nn.Module, steps: range, lr=None) -> list[torch.Tensor]:
+    for step in steps:
+        torch.manual_seed(step)
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        for group in optimizer.param_groups:
+            if lr is not None:
+                lr(group, step)
+        optimizer.step()
+    buffers = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]
+    return [*(p.detach() for p in model.parameters()), *buffers, optimizer.table]
+
+
+@pytest.mark.parametrize("options", ({}, TREATED), ids=("plain", "treated"))
+def test_same_bits_as_the_ordinary_step(options):
+    results = []
+    for capturable in (False, True):
+        model = network()
+        optimizer = fastgrad.optim.SGD(model.parameters(), lr=0.1, capturable=capturable, **({"momentum": 0.9} | options))
+        results.append(train(optimizer, model, range(4), lambda group, step: group.update(lr=0.1 / (1 + step))))
+    assert_same_bits(results[1], results[0], "capturable")
+
+
+def test_learning_rate_in_memory_is_read_at_every_step():
+    """A tensor changed in place, as between replays of a graph."""
+    model = network()
+    ordinary = train(
+        fastgrad.optim.SGD(model.parameters(), lr=1.0, **TREATED),
+        model,
+        range(3),
+        lambda group, step: group.update(lr=float(torch.tensor(0.3 / (1 + step)))),
+    )
+    model, lr = network(), torch.tensor(1.0)
+    optimizer = fastgrad.optim.SGD(model.parameters(), lr=lr, capturable=True, **TREATED)
+    got = train(optimizer, model, range(3), lambda group, step: lr.fill_(0.3 / (1 + step)))
+    assert_same_bits(got, ordinary, "lr in memory")
+
+
+def test_addresses_stay():
+    """What a graph has recorded: one tensor of hyper-parameters, one clock."""
+    model = network()
+    optimizer = fastgrad.optim.SGD(model.parameters(), lr=0.1, capturable=True, **TREATED)
+    train(optimizer, model, range(1))
+    clock, hyper = optimizer._progress.clock, optimizer._hyper_tensor
+    train(optimizer, model, range(1, 3), lambda group, step: group.update(lr=0.1 / (1 + step)))
+    assert optimizer._progress.clock is clock and int(clock) == 3
+    assert optimizer._hyper_tensor is hyper and float(hyper[0, 0]) == 0.1 / 3
+
+
+def test_resumes_bit_equal():
+    model = network()
+    optimizer = fastgrad.optim.SGD(model.parameters(), lr=0.1, capturable=True, **TREATED)
+    train(optimizer, model, range(2))
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    expected = [t.clone() for t in train(optimizer, model, range(2, 4))]
+    for capturable in (True, False):
+        model = network()
+        optimizer = fastgrad.optim.SGD(model.parameters(), lr=0.1, capturable=capturable, **TREATED)
+        if capturable:
+            train(optimizer, model, range(5))  # a clock that has to be set back
+        model.load_state_dict(saved[0])
+        optimizer.load_state_dict(copy.deepcopy(saved[1]))
+        assert_same_bits(train(optimizer, model, range(2, 4)), expected, f"resumed, capturable={capturable}")
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    (
+        ({"stats": "lagged"}, "stats"),
+        ({"compensate": "q", "grad_format": "int8"}, "compensate"),
+        ({"nonfinite": "skip"}, "nonfinite"),
+        ({"normalize": "autoscale", "alpha": lambda sigma, state: 1.0}, "alpha"),
+    ),
+)
+def test_refuses_what_needs_the_host(options, name):
+    with pytest.raises(ValueError, match=f"^{name}: a capturable step"):
+        fastgrad.optim.SGD(network().parameters(), lr=0.1, capturable=True, **options)
+
+
+def test_refuses_a_scaler():
+    model = network()
+    optimizer = fastgrad.optim.SGD(model.parameters(), lr=0.1, capturable=True)
+    optimizer.grad_scale = torch.tensor(2.0)
+    with pytest.raises(RuntimeError, match="capturable: a GradScaler"):
+        train(optimizer, model, range(1))
