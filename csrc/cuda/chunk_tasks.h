@@ -57,8 +57,9 @@ FG_DEVICE Moments merge_tiles(BlockMemory& block, int tiles) {
   if (thread < tiles) block.moments[thread] = block.raw[thread].moments();
   __syncthreads();
   if (warp_number() == 0) tree_of(block.moments, tiles, thread, kWarpLanes, merge_moments, WarpBarrier());
-  Moments m = block.moments[0];
+  Moments m = no_moments();
   if (thread == 0) {
+    m = block.moments[0];
     float min = block.totals[0].min, max = block.totals[0].max;
     for (int w = 1; w < kBlockWarps; ++w) {
       min = fminf(min, block.totals[w].min);

@@ -34,7 +34,7 @@ FG_DEVICE void wait_for(uint32_t* counter, uint32_t number) {
   __syncthreads();
 }
 
-// All that chunks have in common, merged in place; valid in every thread.
+// All that chunks have in common, merged in place; valid in thread 0.
 FG_DEVICE ChunkRecord merge_chunks(const DeviceSweep& d, int tensor) {
   const TensorPlan& plan = d.plans[tensor];
   ChunkRecord* records = d.chunks + plan.first_chunk;
@@ -45,7 +45,9 @@ FG_DEVICE ChunkRecord merge_chunks(const DeviceSweep& d, int tensor) {
                            a.zeroed + b.zeroed, a.saturated + b.saturated, b.absmax > a.absmax ? b.absmax : a.absmax};
       },
       BlockBarrier());
-  return records[0];
+  ChunkRecord all = {};
+  if (block_thread() == 0) all = records[0];  // the others may be late, and chunks are written again
+  return all;
 }
 
 // Rows: their pieces into rows, their means, the largest |x - mean|, and all rows into the tensor.
@@ -81,7 +83,9 @@ FG_DEVICE Moments merge_rows(const DeviceSweep& d, BlockMemory& block, int tenso
     }
     __syncthreads();
   }
-  return spans[0];
+  Moments all = no_moments();
+  if (block_thread() == 0) all = spans[0];
+  return all;
 }
 
 // After the last measured task of a tensor.
@@ -103,7 +107,7 @@ FG_DEVICE void finish_measured(const DeviceSweep& d, BlockMemory& block, int ten
   }
 }
 
-// The moments of the list: over the tensors that are normalized, or over all if none is.
+// The moments of the list: over the tensors that are normalized, or over all if none is. Valid in thread 0.
 FG_DEVICE Moments merge_list(const DeviceSweep& d) {
   for (int i = block_thread(); i < d.count; i += kBlockThreads) {
     const TensorJob& job = d.jobs[i];
@@ -113,8 +117,9 @@ FG_DEVICE Moments merge_list(const DeviceSweep& d) {
   }
   __syncthreads();
   tree_of(d.leaves, d.count, block_thread(), kBlockThreads, merge_moments, BlockBarrier());
-  __syncthreads();
-  return d.leaves[0];
+  Moments all = no_moments();
+  if (block_thread() == 0) all = d.leaves[0];
+  return all;
 }
 
 FG_DEVICE double count_nonfinite(const DeviceSweep& d) {
