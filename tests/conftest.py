@@ -18,7 +18,16 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import contract_backends
 import torch
 
-_OP_MODULES = ("checks", "device_sweeps", "gradient_moments", "layout", "normalize_quantize", "quantize", "sgd_step", "sweeps")
+_OP_MODULES = (
+    "checks",
+    "device_sweeps",
+    "gradient_moments",
+    "layout",
+    "normalize_quantize",
+    "quantize",
+    "sgd_step",
+    "sweeps",
+)
 POISON_BYTE = 0xAB
 
 

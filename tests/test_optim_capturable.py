@@ -1,4 +1,4 @@
-"""optim.SGD(capturable=True): what a captured graph has to read is in memory; the bits are those of the ordinary step."""
+"""optim.SGD(capturable=True): what a graph has to read is in memory, and the bits are the ordinary step's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import nn
 
 import fastgrad
 
-TREATED = dict(momentum=0.9, weight_decay=1e-3, normalize="autoscale", grad_format="fp8_e4m3", weight_rounding="stochastic")
+TREATED = dict(
+    momentum=0.9, weight_decay=1e-3, normalize="autoscale", grad_format="fp8_e4m3", weight_rounding="stochastic"
+)
 
 
 def network() -> nn.Module:
@@ -37,7 +39,9 @@ def test_same_bits_as_the_ordinary_step(options):
     results = []
     for capturable in (False, True):
         model = network()
-        optimizer = fastgrad.optim.SGD(model.parameters(), lr=0.1, capturable=capturable, **({"momentum": 0.9} | options))
+        optimizer = fastgrad.optim.SGD(
+            model.parameters(), lr=0.1, capturable=capturable, **({"momentum": 0.9} | options)
+        )
         results.append(train(optimizer, model, range(4), lambda group, step: group.update(lr=0.1 / (1 + step))))
     assert_same_bits(results[1], results[0], "capturable")
 

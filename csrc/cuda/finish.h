@@ -11,7 +11,9 @@ FG_DEVICE int block_thread() { return static_cast<int>(threadIdx.x); }
 FG_DEVICE bool last_to_arrive(uint32_t* counter, int64_t of, BlockMemory& block) {
   __syncthreads();
   if (block_thread() == 0) {
+#ifndef PLANTED_NO_FENCE  // by tests/test_cuda_sanitized.py, to see that it is missed
     __threadfence();  // of what the barrier has shown to this thread, too
+#endif
     block.flag = atomicAdd(counter, 1u) + 1u == static_cast<uint32_t>(of) ? 1u : 0u;
     __threadfence();
   }
@@ -46,6 +48,9 @@ FG_DEVICE ChunkRecord merge_chunks(const DeviceSweep& d, int tensor) {
       },
       BlockBarrier());
   ChunkRecord all = {};
+#ifdef PLANTED_LATE_READER
+  all = records[0];
+#endif
   if (block_thread() == 0) all = records[0];  // the others may be late, and chunks are written again
   return all;
 }

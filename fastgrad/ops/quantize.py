@@ -224,7 +224,9 @@ def _new(engine: Engine, tensors: list[Tensor], format: str, rounding: str, scal
     return codes, scales, table
 
 
-def _existing(engine: Engine, tensors: list[Tensor], codes: list[Tensor], scales: list[Tensor], *rest: object) -> Tensor:
+def _existing(
+    engine: Engine, tensors: list[Tensor], codes: list[Tensor], scales: list[Tensor], *rest: object
+) -> Tensor:
     table = _write(engine, tensors, codes, scales, *rest)
     changed(codes)
     changed(scales)

@@ -52,9 +52,10 @@ def sgd_step_(
         p = p * (1 - lr * weight_decay) - lr * k * u    decoupled decay; k: compensation factor, 1 by default
 
     hyper, factors and step (an int64 tensor of one element) are read by the kernel where they are on a CUDA device, so
-    that a captured graph follows them. ``lr`` is per step. bfloat16 and float16 parameters are stored rounded to nearest, or stochastically with
-    noise of their own (``weight_rounding="stochastic"``). With ``skip_nonfinite`` a NaN or infinity in any gradient
-    leaves every parameter and buffer untouched, bit for bit; the table's ``nonfinite`` tells.
+    that a captured graph follows them. ``lr`` is per step. bfloat16 and float16 parameters are stored rounded to
+    nearest, or stochastically with noise of their own (``weight_rounding="stochastic"``). With ``skip_nonfinite`` a NaN
+    or infinity in any gradient leaves every parameter and buffer untouched, bit for bit; the table's ``nonfinite``
+    tells.
 
     Reads g once (twice where statistics are needed first and do not fit the cache), p and m once, writes p and m
     once. Low-level: :class:`fastgrad.optim.SGD` is what training code uses.

@@ -95,9 +95,9 @@ class SGD(Optimizer):
         ``quantize=False``.
     weight_rounding: how bfloat16 and float16 weights are stored: nearest or stochastic.
     capturable: the step can be captured in a CUDA graph: the noise step and the hyper-parameters are in device memory
-        (after the warm-up that graphs need anyway). A learning rate that changes between replays must be a tensor on the
-        device. Not with stats="lagged", compensate, nonfinite other than propagate, a callable alpha or a GradScaler,
-        which need the host or the last table.
+        (after the warm-up that graphs need anyway). A learning rate that changes between replays must be a tensor on
+        the device. Not with stats="lagged", compensate, nonfinite other than propagate, a callable alpha or a
+        GradScaler, which need the host or the last table.
     seed: of all noise. A parameter's noise is keyed by its place in the groups, whether others have gradients or not.
 
     After a step ``table`` holds its measurements (float64 [T+1, 16], docs/numerics.md section 10), one row per
@@ -244,11 +244,10 @@ class SGD(Optimizer):
         skip = treatment.nonfinite != "propagate"
         clock = progress.clock_on(params[0].device) if self.capturable else None
         table = torch.ops.fastgrad.sgd_step_(
-            params, grads, plan.momenta, self._hyper(params[0].device), plan.groups, flags, treatment.method, treatment.eps,
-            treatment.max_norm,
-            alpha, state, lagged, treatment.stats == "two_reads", treatment.format, treatment.rounding,
-            treatment.scale_kind, treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, clock, 0, ids,
-            self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),
+            params, grads, plan.momenta, self._hyper(params[0].device), plan.groups, flags, treatment.method,
+            treatment.eps, treatment.max_norm, alpha, state, lagged,
+            treatment.stats == "two_reads", treatment.format, treatment.rounding, treatment.scale_kind,
+            treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, clock, 0, ids, self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),
             bool(self._observers) or treatment.stats == "lagged", skip, self.weight_rounding,
         )  # fmt: skip
         step, stopped = progress.step, skip and float(table[-1, 5]) > 0

@@ -74,9 +74,7 @@ class EmulatedCuda:
         module.set_schedule(self.schedule and self.schedule + compared[str(self)])
         module.set_resident_blocks(self.resident_blocks)
         module.set_device(multiprocessors=self.multiprocessors)
-        engine = Engine(
-            partial(device_sweeps.cuda_sweep, module), partial(device_sweeps.cuda_dequantize, module)
-        )
+        engine = Engine(partial(device_sweeps.cuda_sweep, module), partial(device_sweeps.cuda_dequantize, module))
         with _ops_on(engine), _without_reference():
             yield
 
@@ -165,7 +163,9 @@ def reference_running() -> Iterator[None]:
         yield
 
 
-def agree(run: Callable[[], list[torch.Tensor]], what: str, backends: tuple[AnyBackend, ...] = COMPARED_BACKENDS) -> None:
+def agree(
+    run: Callable[[], list[torch.Tensor]], what: str, backends: tuple[AnyBackend, ...] = COMPARED_BACKENDS
+) -> None:
     """`run`, which makes its own inputs and gives all results, has the reference's bits on every backend."""
     with reference_running():
         expected = run()
