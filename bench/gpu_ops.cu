@@ -68,7 +68,7 @@ FG_DEVICE void quantize(const Input& in, void* codes, float* scales, TileSums* s
   whole_tiles<F, false>(w, in, sums, odd);
 }
 
-#define FG_KERNEL extern "C" __global__ void __launch_bounds__(kBlockThreads)
+#define FG_KERNEL extern "C" __global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(false))
 #define FG_OUT void *codes, float *scales, TileSums *sums, int *odd
 
 FG_KERNEL op_quantize_bf16_6B(const Input in, FG_OUT) { quantize<Format::bf16>(in, codes, nullptr, sums, odd, false, false); }

@@ -9,7 +9,7 @@
 FASTGRAD_NUMERICS_BEGIN
 
 // Statistics alone.
-__global__ void __launch_bounds__(kBlockThreads) moments_kernel(const DeviceSweep d) {
+__global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(false)) moments_kernel(const DeviceSweep d) {
   BlockMemory& block = block_memory<BlockMemory>();
   for (int64_t task = next_task(d, block); task < d.tasks; task = next_task(d, block)) {
     const Segment s = find_segment(d, task);

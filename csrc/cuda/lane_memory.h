@@ -20,8 +20,9 @@ FG_DEVICE Quad load_floats(const float* p) {
   const float4 f = *reinterpret_cast<const float4*>(p);
   return {f.x, f.y, f.z, f.w};
 }
+// Stores by these functions, because the compiler takes assignments of whole quads apart. L1 writes through anyway.
 FG_DEVICE void store_floats(float* p, const Quad& x) {
-  *reinterpret_cast<float4*>(p) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
+  __stcg(reinterpret_cast<float4*>(p), make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
 }
 
 FG_DEVICE Quad load_quad(const void* source, Type type, int64_t at) {
@@ -56,7 +57,7 @@ FG_DEVICE void store_quad(void* target, Type type, int64_t at, const Quad& x, bo
 #pragma unroll
   for (int k = 0; k < kQuad; ++k) half[k] = narrow(x.v[k], type, stochastic, noise.v[k]);
   const uint2 pair = make_uint2(half[0] | half[1] << 16, half[2] | half[3] << 16);
-  __stcs(reinterpret_cast<uint2*>(static_cast<uint16_t*>(target) + at), pair);
+  __stcg(reinterpret_cast<uint2*>(static_cast<uint16_t*>(target) + at), pair);
 }
 
 FG_DEVICE void store_element(void* target, Type type, int64_t at, float x, bool stochastic, uint32_t noise) {
@@ -101,7 +102,7 @@ FG_DEVICE void store_rounded(void* target, int64_t at, const QuadWord& fixed, co
       pair.x |= __byte_perm(w.v[0], w.v[1], 0x7632) & 0x80008000u;
       pair.y |= __byte_perm(w.v[2], w.v[3], 0x7632) & 0x80008000u;
     }
-    __stcs(reinterpret_cast<uint2*>(static_cast<uint16_t*>(target) + at), pair);
+    __stcg(reinterpret_cast<uint2*>(static_cast<uint16_t*>(target) + at), pair);
   } else if constexpr (spec.code_bits == 8) {
     *reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(target) + at) = pack_bytes<F>(fixed, v);
   } else {

@@ -247,7 +247,8 @@ class SGD(Optimizer):
             params, grads, plan.momenta, self._hyper(params[0].device), plan.groups, flags, treatment.method,
             treatment.eps, treatment.max_norm, alpha, state, lagged,
             treatment.stats == "two_reads", treatment.format, treatment.rounding, treatment.scale_kind,
-            treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, clock, 0, ids, self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),
+            treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, clock, 0, ids,
+            self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),
             bool(self._observers) or treatment.stats == "lagged", skip, self.weight_rounding,
         )  # fmt: skip
         step, stopped = progress.step, skip and float(table[-1, 5]) > 0
