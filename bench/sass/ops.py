@@ -82,10 +82,22 @@ SHIPPED: tuple[tuple[str, Op], ...] = (
         (rf"\bdequantize_kernel<\(\S*Format\){number}>", op(f"dequantize_{name}", size, "4"))
         for number, (name, size) in enumerate(_CODE_BYTES.items())
     ),
+    # Triton: a program is one tile.
+    (r"^measure$", op("moments", "4")),
+    (r"^process_normalize$", op("normalize", "4", "4")),
+    (r"^process_sgd$", op("sgd_momentum", "4 4 4", "4 4")),
+    (r"^process_sgd_fp8$", op("chain", "4 4 4", "4 4")),
+    (r"^process_quantize_(stochastic|nearest)$", op("quantize_fp8_e4m3", "4", "1")),
 )
 
 # Kernels that may use local memory: a pattern of the readable name, and why. The page lists them.
-MAY_SPILL: tuple[tuple[str, str], ...] = ()
+_TRITON = "Triton gives no hold on registers, and this kernel only runs where the CUDA part is missing"
+MAY_SPILL: tuple[tuple[str, str], ...] = (
+    (r"^measure(_mixed)?$", _TRITON),
+    (r"^coefficients_autoscale", _TRITON),
+    (r"^process_(codes|values|sgd|centralize)", _TRITON),
+    (r"^table$", _TRITON),
+)
 
 # Kernel launches (copies and memsets included) of one call, whatever the number of tensors.
 LAUNCHES: dict[str, str] = {
