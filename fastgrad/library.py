@@ -77,7 +77,6 @@ def use_instruction_set(name: str) -> Iterator[None]:
 
 _library = torch.library.Library("fastgrad", "DEF")
 _declared: dict[str, tuple[bool, bool]] = {}  # op -> has a kernel for the CPU, for CUDA devices
-references: dict[str, Callable] = {}  # op -> what is registered at CompositeExplicitAutograd
 
 
 def define(
@@ -106,7 +105,6 @@ def define(
     # The differentiable functions are built of these ops (ops/backward.py).
     _library.impl(name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"fastgrad::{name}", fake, lib=_library)
-    references[name] = reference
     _declared[name] = (cpu is not None and native is not None, cuda is not None)
 
 

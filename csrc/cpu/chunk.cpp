@@ -1,5 +1,5 @@
 // The kernels of one chunk. This file is compiled once per instruction set, FASTGRAD_ISA naming it; nothing
-// in it may be an inline function of another namespace than that one (tests/test_build.py reads the symbols).
+// in it may be an inline function of another namespace than that one (tests/test_symbols.py reads the symbols).
 #include "kernels.h"
 #include "numerics/normalizers.h"
 #include "numerics/sgd.h"

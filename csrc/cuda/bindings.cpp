@@ -36,9 +36,10 @@ class CudaDequantize {
 
 }  // namespace
 
+// The types are local: the tests load the emulation beside the native module.
 void bind_cuda(py::module_& m) {
   m.def("cuda_unavailable", &cuda_unavailable, py::arg("device"), "Why no kernel can run there; '' if they can.");
-  py::class_<CudaSweep>(m, "CudaSweep")
+  py::class_<CudaSweep>(m, "CudaSweep", py::module_local())
       .def(py::init([](const py::dict& columns, const py::dict& options, int device) {
         Arguments arguments = read_arguments(columns, options);
         return std::make_unique<CudaSweep>(std::move(arguments.jobs), arguments.sweep, device);
@@ -52,7 +53,7 @@ void bind_cuda(py::module_& m) {
         s.launch(reinterpret_cast<void*>(upload), reinterpret_cast<void*>(workspace), reinterpret_cast<double*>(table),
                  reinterpret_cast<void*>(stream));
       });
-  py::class_<CudaDequantize>(m, "CudaDequantize")
+  py::class_<CudaDequantize>(m, "CudaDequantize", py::module_local())
       .def(py::init<const py::dict&, size_t, int, int, int, int>())
       .def_property_readonly("upload_bytes", &CudaDequantize::upload_bytes)
       .def("write_upload", &CudaDequantize::write_upload)

@@ -20,5 +20,3 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, A.
 #endif
 
 #define FG_DEVICE __device__ __forceinline__
-// Rare paths are kept out of the way of the compiler's scheduling, and of the reader of the machine code.
-#define FG_COLD __device__ __noinline__
