@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import emulated_cuda
 import pytest
 import torch
+from contract_backends import EmulatedCuda
 from contract_bits import assert_nans_canonical, assert_same_bits, bits
 from contract_data import NAN_PAYLOADS, from_bits, tensor
 
@@ -93,24 +95,44 @@ def subnormal_work() -> list[torch.Tensor]:
     return [table, stepped, normalized, *plain, *p, *m, *(c.codes for c in codes), *(c.scale for c in codes)]
 
 
+def flushed_plans(flushed):
+    """CudaSweep: made on the host and launched, both with the flag set."""
+    genuine = emulated_cuda.load()[0].CudaSweep
+
+    class Plan:
+        def __init__(self, *arguments):
+            self.plan = flushed(genuine)(*arguments)
+            self.launch = flushed(self.plan.launch)
+
+        def __getattr__(self, name):
+            return getattr(self.plan, name)
+
+    return Plan
+
+
 def test_flush_denormal_changes_nothing(flushing, backend):
     """Same bits with FTZ and DAZ set by the caller, who finds them as they were."""
     expected = subnormal_work()
     # Inputs are made before, in a thread that keeps subnormals: subnormal_work makes its own, so it is run as
     # a whole with the flag set only around the calls.
-    genuine = fastgrad.library.native.sweep
     seen = []
 
-    def flushed(*arguments):
-        flushing(True)
-        try:
-            return genuine(*arguments)
-        finally:
-            seen.append(flushes())
-            flushing(False)
+    def flushed(genuine):
+        def call(*arguments):
+            flushing(True)
+            try:
+                return genuine(*arguments)
+            finally:
+                seen.append(flushes())
+                flushing(False)
+
+        return call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fastgrad.library.native, "sweep", flushed)
+        if isinstance(backend, EmulatedCuda):
+            patch.setattr(emulated_cuda.load()[0], "CudaSweep", flushed_plans(flushed))
+        else:
+            patch.setattr(fastgrad.library.native, "sweep", flushed(fastgrad.library.native.sweep))
         got = subnormal_work()
     assert seen and all(seen), "the caller's setting was not restored"
     assert not flushes()
