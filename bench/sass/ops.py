@@ -83,11 +83,9 @@ SHIPPED: tuple[tuple[str, Op], ...] = (
         for number, (name, size) in enumerate(_CODE_BYTES.items())
     ),
     # Triton: a program is one tile.
-    (r"^measure$", op("moments", "4")),
     (r"^process_normalize$", op("normalize", "4", "4")),
     (r"^process_sgd$", op("sgd_momentum", "4 4 4", "4 4")),
     (r"^process_sgd_fp8$", op("chain", "4 4 4", "4 4")),
-    (r"^process_quantize_(stochastic|nearest)$", op("quantize_fp8_e4m3", "4", "1")),
 )
 
 # Kernels that may use local memory: a pattern of the readable name, and why. The page lists them.
