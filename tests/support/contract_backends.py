@@ -24,7 +24,7 @@ from fastgrad.ops.engines import Engine
 from fastgrad.reference import sweep as reference_module
 
 THREADS = (1, 2, 3)
-TRITON_CASES = 20
+TRITON_CASES = 10
 OPS = tuple(engines.implementations)
 
 # How many comparisons with the reference every backend has come through; printed at the end of the run.
