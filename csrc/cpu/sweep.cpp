@@ -2,9 +2,9 @@
 
 #include <memory>
 
-#include "numerics/formats.h"
-#include "numerics/normalizers.h"
+#include "needs.h"
 #include "numerics/rounding.h"
+#include "numerics/table.h"
 #include "numerics/tile.h"
 #include "parallel.h"
 #include "subnormals.h"
@@ -19,15 +19,6 @@ constexpr int64_t kTaskElements = 32768;
 constexpr int64_t kCachedBytes = int64_t{4} << 20;
 // Outputs larger than this are written past the cache.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
-
-enum Column { kN, kMean, kM2, kMin, kMax, kNonfinite, kA, kC, kYY, kYQ, kQQ, kZeroed, kSaturated, kScale, kAbsmax, kK };
-
-Moments read_moments(const double* six) { return {six[0], six[1], six[2], six[3], six[4], six[5]}; }
-
-void write_moments(const Moments& m, double* six) {
-  const double values[] = {m.n, m.mean, m.m2, m.min, m.max, m.nonfinite};
-  for (int i = 0; i < 6; ++i) six[i] = values[i];
-}
 
 int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
 
@@ -69,12 +60,11 @@ class SweepRun {
   }
 
   bool run() {
-    if (!needs_moments_first_) {
-      sweep_.moments_in_pass = sweep_.measure || needs_moments_;
+    if (!needs_.moments_first) {
       set_global_factor();
       finish_coefficients(0, count_);
       process(0, count_);
-    } else if (!needs_all_first_ && !sweep_.two_reads) {
+    } else if (!needs_.all_first && !sweep_.two_reads) {
       for (int first = 0; first < count_;) {
         int last = first;
         for (int64_t bytes = 0; last < count_ && (last == first || bytes + gradient_bytes(last) <= kCachedBytes); ++last) {
@@ -105,12 +95,12 @@ class SweepRun {
   Format format() const { return static_cast<Format>(sweep_.format); }
   double* row(int i) { return table_ + int64_t{i} * kTableColumns; }
   const double* lagged_row(int i) const { return sweep_.lagged + int64_t{i} * kTableColumns; }
-  bool by_rows(const TensorJob& job) const { return method() == Method::centralize && job.normalized() && job.rows > 0; }
-  bool scaled_by_tensor() const { return sweep_.scale_kind == ScaleKind::tensor && format() != Format::fp32; }
+  bool by_rows(const TensorJob& job) const { return fastgrad::by_rows(job, sweep_); }
   int64_t gradient_bytes(int i) const { return jobs_[i].n * (jobs_[i].grad_type == Type::fp32 ? 4 : 2); }
 
   void prepare() {
-    const bool lagged = sweep_.lagged != nullptr;
+    needs_ = needs_of(jobs_, sweep_);
+    sweep_.moments_in_pass = needs_.moments_in_pass;
     int64_t row_total = 0, chunk_total = 0, output_bytes = 0;
     for (int i = 0; i < count_; ++i) {
       const TensorJob& job = jobs_[i];
@@ -122,17 +112,9 @@ class SweepRun {
       chunk_starts_.push_back(chunk_total);
       row_starts_.push_back(row_total);
       chunk_total += chunks_of(job.n);
-      if (by_rows(job)) {
-        row_total += job.rows;
-        needs_moments_first_ = true;
-      }
-      if (scaled_by_tensor() && job.given_scales == nullptr && !lagged) needs_moments_first_ = true;
+      if (by_rows(job)) row_total += job.rows;
       if (job.codes != nullptr) output_bytes += job.n;
     }
-    if (method() != Method::none) needs_moments_ = true;
-    if (method() != Method::none && method() != Method::centralize && !lagged) needs_moments_first_ = true;
-    needs_all_first_ = sweep_.skip_nonfinite || (!lagged && (method() == Method::autoscale || method() == Method::clip));
-    if (needs_all_first_) needs_moments_first_ = true;
     sweep_.stream_stores = output_bytes > kStreamBytes;
     results_.resize(chunk_total);
     if (row_total > 0) {
@@ -237,7 +219,7 @@ class SweepRun {
       }
       row(i)[kA] = job.a;
       row(i)[kC] = job.c;
-      if (!scaled_by_tensor() || !job.quantized()) continue;
+      if (!scaled_by_tensor(sweep_) || !job.quantized()) continue;
       if (job.given_scales != nullptr) {
         job.scale = job.given_scales[0];
       } else {
@@ -292,7 +274,7 @@ class SweepRun {
   void write_list_row() {
     double* out = row(count_);
     for (int c = 0; c < kTableColumns; ++c) out[c] = 0.0;
-    const bool measured = sweep_.moments_in_pass || needs_moments_first_;
+    const bool measured = needs_.moments_in_pass || needs_.moments_first;
     if (measured) {
       write_moments(merge_list(), out);
       out[kNonfinite] = count_nonfinite();
@@ -324,7 +306,7 @@ class SweepRun {
   const ChunkKernels& kernels_;
   double* table_;
   int count_;
-  bool needs_moments_ = false, needs_moments_first_ = false, needs_all_first_ = false;
+  Needs needs_;
   double global_factor_ = 1.0;
   std::vector<int64_t> chunk_starts_, row_starts_;
   std::vector<ChunkResult> results_;

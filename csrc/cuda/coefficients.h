@@ -6,10 +6,9 @@
 #include "numerics/normalizers.h"
 #include "numerics/rounding.h"
 #include "numerics/stream.h"
+#include "numerics/table.h"
 
 FASTGRAD_NUMERICS_BEGIN
-
-enum TableColumn { kN, kMean, kM2, kMin, kMax, kNonfinite, kA, kC, kYY, kYQ, kQQ, kZeroed, kSaturated, kScale, kAbsmax, kK };
 
 FG_DEVICE Method method_of(const DeviceSweep& d) { return static_cast<Method>(d.sweep.method); }
 FG_DEVICE Format format_of(const DeviceSweep& d) { return static_cast<Format>(d.sweep.format); }
@@ -21,16 +20,6 @@ FG_DEVICE bool by_rows(const DeviceSweep& d, const TensorJob& job) {
 FG_DEVICE double* table_row(const DeviceSweep& d, int tensor) { return d.table + int64_t{tensor} * kTableColumns; }
 FG_DEVICE const double* lagged_row(const DeviceSweep& d, int tensor) {
   return d.sweep.lagged + int64_t{tensor} * kTableColumns;
-}
-
-FG_DEVICE Moments read_moments(const double* six) { return {six[0], six[1], six[2], six[3], six[4], six[5]}; }
-FG_DEVICE void write_moments(const Moments& m, double* six) {
-  six[kN] = m.n;
-  six[kMean] = m.mean;
-  six[kM2] = m.m2;
-  six[kMin] = m.min;
-  six[kMax] = m.max;
-  six[kNonfinite] = m.nonfinite;
 }
 
 // What names a tensor's noise. A step in device memory was left out when the stream was packed.

@@ -4,8 +4,7 @@
 #include <vector>
 
 #include "device_sweep.h"
-#include "numerics/formats.h"
-#include "numerics/normalizers.h"
+#include "needs.h"
 #include "numerics/tile.h"
 
 FASTGRAD_NUMERICS_BEGIN
@@ -40,33 +39,26 @@ class TaskPlan {
 
  private:
   int count() const { return static_cast<int>(jobs_.size()); }
-  Method method() const { return static_cast<Method>(d_.sweep.method); }
-  bool by_rows(const TensorJob& job) const {
-    return method() == Method::centralize && (job.flags & kNormalize) != 0 && job.rows > 0;
-  }
+  bool by_rows(const TensorJob& job) const { return fastgrad::by_rows(job, d_.sweep); }
   static int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
 
-  // What of docs/numerics.md, section 11, this call needs.
   void decide() {
     const Sweep& s = d_.sweep;
-    const bool lagged = s.lagged != nullptr, rounds = static_cast<Format>(s.format) != Format::fp32;
-    bool outputs = false, quantizes = false;
-    d_.measured_first = d_.any_normalized = false;
+    const Needs needs = needs_of(jobs_, s);
+    bool works = static_cast<Method>(s.method) != Method::none || needs.all_first || !s.measure;
+    d_.any_normalized = false;
     d_.busy = 0;
     for (const TensorJob& job : jobs_) {
       d_.busy += job.n > 0;
-      d_.any_normalized |= (job.flags & kNormalize) != 0;
-      outputs |= job.out != nullptr || job.codes != nullptr || job.parameter != nullptr;
-      quantizes |= rounds && (job.flags & kQuantize) != 0;
-      if (by_rows(job)) d_.measured_first = true;
-      if (rounds && s.scale_kind == ScaleKind::tensor && job.given_scales == nullptr && !lagged) d_.measured_first = true;
+      d_.any_normalized |= job.normalized();
+      works |= job.out != nullptr || job.codes != nullptr || job.parameter != nullptr;
+      works |= static_cast<Format>(s.format) != Format::fp32 && job.quantized();
     }
-    if (method() != Method::none && method() != Method::centralize && !lagged) d_.measured_first = true;
-    d_.needs_all = s.skip_nonfinite || (!lagged && (method() == Method::autoscale || method() == Method::clip));
-    if (d_.needs_all) d_.measured_first = true;
-    d_.processed = outputs || quantizes || method() != Method::none || d_.needs_all || !s.measure;
-    d_.sweep.moments_in_pass = d_.processed && !d_.measured_first && (s.measure || method() != Method::none);
-    d_.measured = d_.measured_first || d_.sweep.moments_in_pass || !d_.processed;
+    d_.measured_first = needs.moments_first;
+    d_.needs_all = needs.all_first;
+    d_.processed = works;
+    d_.sweep.moments_in_pass = works && needs.moments_in_pass;
+    d_.measured = d_.measured_first || d_.sweep.moments_in_pass || !works;
   }
 
   void place() {
