@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 from bench import contestants, device, gate
 from bench.contestants import Contestant, Row
 from bench.report import floor_of
-from bench.run import prepare, without_json
+from bench.run import names, prepare, without_json
 from bench.shapes import LISTS, Workspace, workspace
 
 Record = dict[str, object]
@@ -187,15 +187,6 @@ def markdown(record: Record) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    def names(valid: Iterable[str]) -> Callable[[str], list[str]]:
-        def parse(text: str) -> list[str]:
-            unknown = [name for name in text.split(",") if name not in valid]
-            if unknown:
-                raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: expected some of {', '.join(valid)}")
-            return text.split(",")
-
-        return parse
-
     every = list(rows())
     a = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     a.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu: a dry run")

@@ -73,16 +73,19 @@ def run_row(
     return results
 
 
+def names(valid: Iterable[str]) -> Callable[[str], list[str]]:
+    """The type of an option: some of these, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        unknown = [name for name in text.split(",") if name not in valid]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: expected some of {', '.join(valid)}")
+        return text.split(",")
+
+    return parse
+
+
 def parser() -> argparse.ArgumentParser:
-    def names(valid: Iterable[str]) -> Callable[[str], list[str]]:
-        def parse(text: str) -> list[str]:
-            unknown = [name for name in text.split(",") if name not in valid]
-            if unknown:
-                raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: expected some of {', '.join(valid)}")
-            return text.split(",")
-
-        return parse
-
     arguments = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     arguments.add_argument("--rows", type=names(list(ROWS)), default=list(ROWS), help=",".join(ROWS))
     arguments.add_argument(

@@ -33,7 +33,7 @@ from .measure import measure_kernel, merge_kernel
 from .normalizers import coefficients_kernel, part_absmax_kernel
 from .process import process_kernel
 from .table import table_kernel
-from .tables import Bounds, Jobs, common_type, float64_bits, is_aligned, signed64
+from .tables import Bounds, Jobs, common_type, float64_bits, is_aligned
 
 # Tiles of a program. A GPU has warps enough for one each; the interpreter is faster with longer arrays.
 TILES = 8 if triton.knobs.runtime.interpret else 1
@@ -146,7 +146,7 @@ def sweep(
     told.set(job.BY_ROWS, [int(r > 0) for r in row_counts])
     told.set_places(own, parts, lengths, part_counts)
     header = tables.header(
-        (job.SEED, signed64(seed)),
+        (job.SEED, philox.signed64(seed)),
         (job.STEP, 0 if isinstance(step, Tensor) else step),
         (job.SLOT, slot),
         (job.PURPOSE, philox.PURPOSES[purpose]),

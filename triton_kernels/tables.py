@@ -156,11 +156,6 @@ def float64_bits(value: float) -> int:
     return struct.unpack("<q", struct.pack("<d", value))[0]
 
 
-def signed64(value: int) -> int:
-    value &= (1 << 64) - 1
-    return value - (1 << 64) if value >> 63 else value
-
-
 # What a captured graph will copy again when it is replayed.
 _captured: list[Tensor] = []
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fastgrad import library
 from fastgrad.ops import checks
-from fastgrad.ops.normalize_quantize import default_scale, signed64
+from fastgrad.ops.normalize_quantize import default_scale
 from fastgrad.ops.sweeps import ALPHAS, FORMATS, METHODS
-from fastgrad.reference.philox import DEFAULT_SEED
+from fastgrad.reference.philox import DEFAULT_SEED, signed64
 
 
 class _TreatGradient(torch.autograd.Function):

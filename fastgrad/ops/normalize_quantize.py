@@ -13,7 +13,7 @@ from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.gradient_moments import gradient_moments
 from fastgrad.ops.layout import changed, readable, written
 from fastgrad.ops.sweeps import FORMATS, NORMALIZE, QUANTIZE, empty_table, reference_sweep
-from fastgrad.reference.philox import DEFAULT_SEED
+from fastgrad.reference.philox import DEFAULT_SEED, signed64
 
 Alpha = str | Callable[[float, Tensor], float]
 STATS = ("auto", "cached", "two_reads", "lagged")
@@ -145,11 +145,6 @@ def normalize_quantize_(
 def default_scale(format: str) -> str:
     """No scale where the format has the range of gradients, else one per tensor."""
     return "none" if format in ("fp32", "bf16", "fp16") else "tensor"
-
-
-def signed64(seed: int) -> int:
-    """A 64-bit seed as the signed integer that torch schemas carry."""
-    return (seed + 2**63) % 2**64 - 2**63
 
 
 def step_and_clock(step: int | Tensor, tensors: Sequence[Tensor]) -> tuple[int, Tensor | None]:

@@ -12,10 +12,10 @@ from torch import Tensor
 from fastgrad.ops import checks
 from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.layout import changed, readable
-from fastgrad.ops.normalize_quantize import default_scale, signed64
+from fastgrad.ops.normalize_quantize import default_scale
 from fastgrad.ops.sweeps import DTYPES, FORMATS, PURPOSES, QUANTIZE, empty_table, reference_sweep
 from fastgrad.reference.formats import FORMATS as SPECS
-from fastgrad.reference.philox import DEFAULT_SEED
+from fastgrad.reference.philox import DEFAULT_SEED, signed64
 from fastgrad.reference.scales import block_count
 
 

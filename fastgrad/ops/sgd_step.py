@@ -8,9 +8,9 @@ from torch import Tensor
 from fastgrad.ops import checks
 from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.layout import all_contiguous, changed, readable, same_layout, written
-from fastgrad.ops.normalize_quantize import signed64, step_and_clock
+from fastgrad.ops.normalize_quantize import step_and_clock
 from fastgrad.ops.sweeps import empty_table, reference_sweep
-from fastgrad.reference.philox import DEFAULT_SEED
+from fastgrad.reference.philox import DEFAULT_SEED, signed64
 
 
 def sgd_step_(

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from fastgrad import shrinkage
 from fastgrad.ops import checks
-from fastgrad.ops.normalize_quantize import Alpha, resolve_alpha, signed64
+from fastgrad.ops.normalize_quantize import Alpha, resolve_alpha
 from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE
 from fastgrad.optim.treatment import (
     LARGEST_COMPENSATION,
@@ -26,7 +26,7 @@ from fastgrad.optim.treatment import (
     parameter_names,
     refuse_sparse,
 )
-from fastgrad.reference.philox import DEFAULT_SEED, PARAMETER_RANGE
+from fastgrad.reference.philox import DEFAULT_SEED, PARAMETER_RANGE, signed64
 
 _HYPER = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "decoupled_weight_decay", "maximize")
 

@@ -15,6 +15,11 @@ _PARAMETER_BITS, _STEP_BITS, _SLOT_BITS = 18, 31, 12
 PARAMETER_RANGE, STEP_RANGE, SLOT_RANGE = 1 << _PARAMETER_BITS, 1 << _STEP_BITS, 1 << _SLOT_BITS
 
 
+def signed64(seed: int) -> int:
+    """A 64-bit seed as the signed integer that torch's schemas and tensors carry."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
 def _mul_hi_lo(multiplier: int, word: Tensor) -> tuple[Tensor, Tensor]:
     """The two halves of the 64-bit product of 32-bit words.
 
