@@ -72,6 +72,8 @@ inline Arguments read_arguments(const py::dict& columns, const py::dict& options
   s.step = reinterpret_cast<const int64_t*>(option<uintptr_t>(options, "step_address", 0));
   s.factors = reinterpret_cast<const double*>(option<uintptr_t>(options, "factors_address", 0));
   s.weight_rounding = option(options, "weight_rounding", 1);
+  s.update = static_cast<Update>(option(options, "update", 0));
+  s.phase = static_cast<Phase>(option(options, "phase", 0));
   s.two_reads = option(options, "two_reads", false);
   s.threads = option(options, "threads", 1);
   const auto purpose = static_cast<Purpose>(option(options, "purpose", 0));
@@ -84,14 +86,24 @@ inline Arguments read_arguments(const py::dict& columns, const py::dict& options
       out(columns, "out", count), out_type(columns, "out_type", count), codes(columns, "codes", count),
       scales(columns, "scales", count), given(columns, "given_scales", count), param(columns, "param", count),
       param_type(columns, "param_type", count), momentum(columns, "momentum", count),
-      momentum_type(columns, "momentum_type", count), group(columns, "group", count);
-  const Column<double> factor(columns, "factor", count);
+      momentum_type(columns, "momentum_type", count), group(columns, "group", count), offset(columns, "offset", count),
+      whole_rows(columns, "whole_rows", count),
+      param_scales(columns, "param_scales", count), param_block(columns, "param_block", count),
+      first(columns, "first", count), first_format(columns, "first_format", count),
+      first_scales(columns, "first_scales", count), first_block(columns, "first_block", count),
+      second(columns, "second", count), second_kind(columns, "second_kind", count),
+      second_scales(columns, "second_scales", count), second_block(columns, "second_block", count),
+      age(columns, "age", count), row_sums(columns, "row_sums", count), column_sums(columns, "column_sums", count);
+  const Column<double> factor(columns, "factor", count), bound(columns, "bound", count);
+  s.sharded = static_cast<bool>(offset);
   std::vector<TensorJob>& jobs = arguments.jobs;
   jobs.resize(count);
   for (size_t i = 0; i < count; ++i) {
     TensorJob& job = jobs[i];
     job.n = n[i];
     job.rows = rows.get(i, 0);
+    job.whole_rows = whole_rows.get(i, job.rows);
+    job.offset = offset.get(i, 0);
     job.flags = static_cast<int>(flags.get(i, 0));
     job.grad = grad.address<const void>(i);
     job.grad_type = static_cast<Type>(grad_type.get(i, 0));
@@ -102,12 +114,29 @@ inline Arguments read_arguments(const py::dict& columns, const py::dict& options
     job.given_scales = given.address<const float>(i);
     job.parameter = param.address<void>(i);
     job.parameter_type = static_cast<Type>(param_type.get(i, 0));
+    job.parameter_scales = param_scales.address<float>(i);
+    job.parameter_block = static_cast<int>(param_block.get(i, 0));
     job.momentum = momentum.address<void>(i);
     job.momentum_type = static_cast<Type>(momentum_type.get(i, 0));
     job.factor = factor.get(i, 1.0);
     const auto id = static_cast<uint64_t>(ids.get(i, static_cast<int64_t>(i)));
     job.stream = pack_stream(purpose, id, step, slot);
     job.weight_stream = pack_stream(Purpose::weight, id, step, slot);
+    AdamwState& state = job.adamw;
+    state.first = first.address<void>(i);
+    state.first_format = static_cast<int>(first_format.get(i, 0));
+    state.first_scales = first_scales.address<float>(i);
+    state.first_block = static_cast<int>(first_block.get(i, 0));
+    state.second = second.address<void>(i);
+    state.second_kind = static_cast<SecondMoment>(second_kind.get(i, 0));
+    state.second_scales = second_scales.address<float>(i);
+    state.second_block = static_cast<int>(second_block.get(i, 0));
+    state.age = age.get(i, 1);
+    state.row_sums = row_sums.address<double>(i);
+    state.column_sums = column_sums.address<double>(i);
+    state.bound = static_cast<float>(bound.get(i, -1.0));
+    state.first_stream = pack_stream(Purpose::state, id, step, 0);
+    state.second_stream = pack_stream(Purpose::state, id, step, 1);
     if (hyper == nullptr) continue;
     const int64_t g = group.get(i, 0);
     if (g < 0 || g >= hyper_rows) throw std::invalid_argument("groups: a number outside the rows of hyper");

@@ -37,7 +37,8 @@ bool sweep(const py::dict& columns, const py::dict& options, uintptr_t table) {
   Arguments arguments = read_arguments(columns, options);
   const ChunkKernels& kernels = kernels_named(option<std::string>(options, "instruction_set", "baseline"));
   for (const TensorJob& job : arguments.jobs) {
-    const bool needs = job.hyper != nullptr && (sgd_step(job.hyper, 1.0, false).flags & kMomentum) != 0;
+    const bool sgd = job.hyper != nullptr && arguments.sweep.update == Update::sgd;
+    const bool needs = sgd && (sgd_step(job.hyper, 1.0, false).flags & kMomentum) != 0;
     if (needs && job.momentum == nullptr && job.n > 0) {
       throw std::invalid_argument("momenta: expected buffers, because hyper has a momentum");
     }

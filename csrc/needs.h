@@ -28,12 +28,17 @@ inline Needs needs_of(const std::vector<TensorJob>& jobs, const Sweep& sweep) {
   const Method method = static_cast<Method>(sweep.method);
   const bool lagged = sweep.lagged != nullptr;
   Needs needs;
+  if (sweep.sharded) {
+    for (const TensorJob& job : jobs) needs.moments_first |= by_rows(job, sweep);
+    return needs;
+  }
   needs.all_first = sweep.skip_nonfinite || (!lagged && (method == Method::autoscale || method == Method::clip));
   needs.moments_first = needs.all_first;
   if (method != Method::none && method != Method::centralize && !lagged) needs.moments_first = true;
   for (const TensorJob& job : jobs) {
     if (by_rows(job, sweep)) needs.moments_first = true;
     if (scaled_by_tensor(sweep) && job.given_scales == nullptr && !lagged) needs.moments_first = true;
+    if (job.factored() && sweep.phase != Phase::update && job.adamw.bound < 0.0f) needs.moments_first = true;
   }
   needs.moments_in_pass = !needs.moments_first && (sweep.measure || method != Method::none);
   return needs;

@@ -9,6 +9,7 @@ from fastgrad.attach import attach
 from fastgrad.library import NUMERICS_VERSION as numerics_version
 from fastgrad.ops import (
     Quantized,
+    adamw_step_,
     dequantize,
     fake_quantize,
     gradient_moments,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Monitor",
     "Quantized",
+    "adamw_step_",
     "attach",
     "dequantize",
     "fake_quantize",

@@ -99,8 +99,8 @@ def test_native_module_is_loaded_in_one_place():
     assert offenders(files, lambda name: not under(name, "fastgrad._native")) == []
 
 
-def test_reference_imports_torch_and_itself():
-    plain = ("torch", "math", "dataclasses", "collections.abc", "typing", "__future__", "fastgrad.reference")
+def test_reference_imports_torch_numpy_and_itself():
+    plain = ("torch", "numpy", "math", "dataclasses", "collections.abc", "typing", "__future__", "fastgrad.reference")
     assert offenders(layer("fastgrad.reference"), lambda name: under(name, *plain)) == []
 
 

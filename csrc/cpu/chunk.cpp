@@ -2,9 +2,11 @@
 // in it may be an inline function of another namespace than that one (tests/test_symbols.py reads the symbols).
 #include "kernels.h"
 #include "numerics/normalizers.h"
-#include "numerics/sgd.h"
+#include "row_squares.h"
+#include "tile_adamw.h"
 #include "tile_moments.h"
 #include "tile_quantize.h"
+#include "tile_sgd.h"
 
 FASTGRAD_NUMERICS_BEGIN
 
@@ -22,7 +24,7 @@ Moments moments_of_span(const TensorJob& job, const Sweep& sweep, int64_t start,
   for (int64_t at = 0; at < n; at += kTile) {
     const int count = tile_count(n, at);
     leaves[tiles++] = moments_of_tile(
-        load_tile(job.grad, job.grad_type, start + at, count, sweep.inverse_loss_scale, buffer), count);
+        load_tile(job.grad, job.grad_type, {0, start + at, 0, count}, sweep.inverse_loss_scale, buffer), count);
   }
   halving_tree(leaves, tiles, merge_moments);
   return leaves[0];
@@ -65,98 +67,53 @@ float row_moments(const TensorJob& job, const Sweep& sweep, int64_t first, int64
   return absmax;
 }
 
-// y = (x - c) * a of `count` elements; the padding stays +0.
-void normalize_tile(const TensorJob& job, const float* __restrict x, int64_t offset, int count, float* __restrict y) {
+// y = (x - c) * a; the padding stays +0.
+void normalize_tile(const TensorJob& job, const float* __restrict x, const Span& span, float* __restrict y) {
   if (job.row_means != nullptr) {
-    const int64_t length = job.n / job.rows;
-    for (int i = 0; i < count;) {
-      const int64_t row = (offset + i) / length, left = (row + 1) * length - (offset + i);
-      const int end = left < count - i ? i + static_cast<int>(left) : count;
+    const int64_t length = job.n / job.rows, from = span.offset - span.begin;
+    for (int i = span.begin; i < span.end;) {
+      const int64_t row = (from + i) / length, left = (row + 1) * length - (from + i);
+      const int end = left < span.end - i ? i + static_cast<int>(left) : span.end;
       const float c = job.row_means[row];
       for (; i < end; ++i) y[i] = x[i] - c;
     }
   } else {
     const Affine f = {job.a, job.c};
-    for (int i = 0; i < count; ++i) y[i] = apply_affine(x[i], f);
+    for (int i = span.begin; i < span.end; ++i) y[i] = apply_affine(x[i], f);
   }
-  for (int i = count; i % kColumns != 0; ++i) y[i] = 0.0f;
+  pad(span, y);
 }
 
-// `narrow`: the momentum is stored in fewer bits than float32, and must be used as stored.
-struct NarrowMomentum {
-  void* target = nullptr;
-  Type type = Type::fp32;
-  int64_t offset = 0;
-};
+bool normalizes(const TensorJob& job) { return job.row_means != nullptr || !changes_nothing({job.a, job.c}); }
 
-template <int FLAGS>
-void sgd_elements(const float* __restrict q, int count, float* __restrict p, float* __restrict m, const SgdStep& step,
-                  const NarrowMomentum& narrow) {
-  const SgdStep s = step;
-  if ((FLAGS & kMomentum) && narrow.target != nullptr) {
-    for (int i = 0; i < count; ++i) m[i] = sgd_momentum(sgd_direction(q[i], p[i], s, FLAGS), m[i], s, FLAGS);
-    store_tile(m, count, narrow.target, narrow.type, narrow.offset, Rounding::nearest, nullptr);
-    widen(narrow.target, narrow.type, narrow.offset, count, m);
-    for (int i = 0; i < count; ++i) p[i] = sgd_parameter(sgd_direction(q[i], p[i], s, FLAGS), m[i], p[i], s, FLAGS);
-    return;
-  }
-  for (int i = 0; i < count; ++i) {
-    const double d = sgd_direction(q[i], p[i], s, FLAGS);
-    float momentum = 0;
-    if (FLAGS & kMomentum) m[i] = momentum = sgd_momentum(d, m[i], s, FLAGS);
-    p[i] = sgd_parameter(d, momentum, p[i], s, FLAGS);
-  }
-}
-
-using SgdElements = void (*)(const float*, int, float*, float*, const SgdStep&, const NarrowMomentum&);
-
-// A constant: code that ran when the module is loaded would run on machines without this instruction set.
-struct SgdVariants {
-  SgdElements table[kSgdVariants] = {};
-  template <int FLAGS = 0>
-  constexpr void fill() {
-    if constexpr (FLAGS < kSgdVariants) {
-      table[FLAGS] = sgd_elements<FLAGS>;
-      fill<FLAGS + 1>();
+// Sums of the squares of the dim-0 rows [first, last); those of the columns are added up over the rows.
+void row_squares(const TensorJob& job, const Sweep& sweep, int64_t first, int64_t last, double* rows, double* columns) {
+  const int64_t length = job.n / job.rows;
+  const float bound = job.adamw.bound;
+  const double rounder = square_rounder(bound, length > job.whole_rows ? length : job.whole_rows);
+  alignas(64) float x_buffer[kTile], y_buffer[kTile];
+  for (int64_t row = first; row < last; ++row) {
+    double sum = 0.0;
+    for (int64_t at = 0; at < length; at += kTile) {
+      const Span span = {0, row * length + at, 0, tile_count(length, at)};
+      const float* y = load_tile(job.grad, job.grad_type, span, sweep.inverse_loss_scale, x_buffer);
+      if (normalizes(job)) {
+        normalize_tile(job, y, span, y_buffer);
+        y = y_buffer;
+      }
+      sum = sum + add_squares(y, span.end, bound, rounder, columns + at);
     }
-  }
-  constexpr SgdVariants() { fill(); }
-};
-constexpr SgdVariants sgd_variants;
-
-void update_tile(const TensorJob& job, const Sweep& sweep, const float* q, int64_t tile, int64_t offset, int count) {
-  const SgdStep step = sgd_step(job.hyper, job.factor, (job.flags & kFirst) != 0);
-  NarrowMomentum narrow;
-  const bool with_momentum = (step.flags & kMomentum) != 0;
-  alignas(64) float p_buffer[kTile], m_buffer[kTile];
-  float *p = p_buffer, *m = m_buffer;
-  if (job.parameter_type == Type::fp32) {
-    p = static_cast<float*>(job.parameter) + offset;
-  } else {
-    widen(job.parameter, job.parameter_type, offset, count, p);
-  }
-  if (with_momentum && job.momentum_type == Type::fp32) {
-    m = static_cast<float*>(job.momentum) + offset;
-  } else if (with_momentum) {
-    widen(job.momentum, job.momentum_type, offset, count, m);
-    narrow = {job.momentum, job.momentum_type, offset};
-  }
-  sgd_variants.table[step.flags](q, count, p, m, step, narrow);
-  if (p == p_buffer) {
-    alignas(64) uint16_t noise[kTile];
-    const Rounding rounding = static_cast<Rounding>(sweep.weight_rounding);
-    if (rounding == Rounding::stochastic) noise_tile(PhiloxKeys(sweep.seed), job.weight_stream, tile, noise);
-    store_tile(p, count, job.parameter, job.parameter_type, offset, rounding, noise);
+    rows[row] = sum;
   }
 }
 
 // The scales of the tile's blocks, kept for the tile and written to memory.
-void block_scales(const TensorJob& job, const Sweep& sweep, const float* __restrict y, int64_t offset, int count,
+void block_scales(const TensorJob& job, const Sweep& sweep, const float* __restrict y, const Span& span,
                   float* __restrict scales, float* __restrict inverses) {
-  const int padded = (count + kColumns - 1) / kColumns * kColumns;
+  const int padded = span.padded(), count = span.end;
   const float largest = format_spec(static_cast<Format>(sweep.format)).largest;
   const int blocks = (count + sweep.block - 1) / sweep.block;
-  const int64_t first = offset / sweep.block;
+  const int64_t first = (span.offset - span.begin) / sweep.block;
   for (int b = 0; b < blocks; ++b) {
     const int start = b * sweep.block, size = sweep.block < count - start ? sweep.block : count - start;
     scales[b] = job.given_scales != nullptr ? job.given_scales[first + b]
@@ -191,8 +148,8 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
   const Format format = static_cast<Format>(sweep.format);
   const Rounding rounding = static_cast<Rounding>(sweep.rounding);
   const bool quantize = job.quantized() && format != Format::fp32;
-  const bool affine = job.row_means != nullptr || !changes_nothing({job.a, job.c});
-  const int64_t start = chunk * kChunk, n = job.n - start < kChunk ? job.n - start : kChunk;
+  const bool affine = normalizes(job);
+  const int64_t start = chunk * kChunk, n = job.grid() - start < kChunk ? job.grid() - start : kChunk;
 
   Moments moments[kTilesPerChunk];
   TileSums sums[kTilesPerChunk];
@@ -205,21 +162,24 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
     quantizer.block_shift = __builtin_ctz(static_cast<unsigned>(sweep.block));
     quantizer.given = job.given_scales != nullptr;
   }
+  AdamwStep adamw;
+  if (job.parameter != nullptr && sweep.update == Update::adamw) adamw = adamw_step(job.hyper, job.factor, job.adamw.age);
   uint32_t absmax = 0;
   int tiles = 0;
   for (int64_t at = 0; at < n; at += kTile, ++tiles) {
-    const int64_t offset = start + at, tile = offset / kTile;
-    const int count = tile_count(n, at);
-    const float* x = load_tile(job.grad, job.grad_type, offset, count, sweep.inverse_loss_scale, x_buffer);
+    const int begin = start + at == 0 ? job.lead() : 0, count = tile_count(n, at);
+    const int64_t offset = start + at + begin - job.lead(), tile = (start + at) / kTile + job.first_tile();
+    const Span span = {tile, offset, begin, count};
+    const float* x = load_tile(job.grad, job.grad_type, span, sweep.inverse_loss_scale, x_buffer);
     if (sweep.moments_in_pass) moments[tiles] = moments_of_tile(x, count);
     const float* y = x;
     if (affine) {
-      normalize_tile(job, x, offset, count, y_buffer);
+      normalize_tile(job, x, span, y_buffer);
       y = y_buffer;
     }
     const float* q = y;
     if (quantize) {
-      if (sweep.scale_kind == ScaleKind::block) block_scales(job, sweep, y, offset, count, scales, inverses);
+      if (sweep.scale_kind == ScaleKind::block) block_scales(job, sweep, y, span, scales, inverses);
       const TileResult one = quantize_tile(format, rounding, quantizer, y, tile, count, q_buffer, codes);
       q = q_buffer;
       sums[tiles] = one.sums;
@@ -231,7 +191,8 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
     }
     if (job.codes != nullptr && job.quantized()) copy_codes(job, format, offset, count, codes, sweep.stream_stores);
     if (job.out != nullptr) store_tile(q, count, job.out, job.out_type, offset, Rounding::nearest, nullptr);
-    if (job.parameter != nullptr) update_tile(job, sweep, q, tile, offset, count);
+    if (job.parameter == nullptr) continue;
+    sweep.update == Update::adamw ? adamw_tile(job, sweep, adamw, q, span) : sgd_tile(job, sweep, q, span);
   }
   if (sweep.moments_in_pass) {
     halving_tree(moments, tiles, merge_moments);
@@ -332,7 +293,7 @@ FASTGRAD_NUMERICS_END
 #define FASTGRAD_TEXT(a) FASTGRAD_TEXT2(a)
 
 const fastgrad::ChunkKernels& fastgrad::FASTGRAD_PASTE(chunk_kernels_, FASTGRAD_ISA)() {
-  static const ChunkKernels kernels = {FASTGRAD_TEXT(FASTGRAD_ISA), chunk_moments,    row_moments,
+  static const ChunkKernels kernels = {FASTGRAD_TEXT(FASTGRAD_ISA), chunk_moments, row_moments,      row_squares,
                                        process_chunk,               dequantize_chunk, probe_noise, probe_round};
   return kernels;
 }

@@ -21,6 +21,8 @@ struct ChunkKernels {
   // Moments of the dim-0 rows [first, last); also stores their means to job.row_means and returns the largest
   // |x - mean| of them all.
   float (*row_moments)(const TensorJob&, const Sweep&, int64_t first, int64_t last, double* out6_each);
+  // Sums of the squares of the dim-0 rows [first, last), for a factored second moment; `columns` are added to.
+  void (*row_squares)(const TensorJob&, const Sweep&, int64_t first, int64_t last, double* rows, double* columns);
   // The rest of the sweep for one chunk.
   void (*process)(const TensorJob&, const Sweep&, int64_t chunk, ChunkResult*);
   // values[i] = decode(codes[i]) * scale, for the elements of one chunk.

@@ -1,8 +1,11 @@
 #include "sweep.h"
 
 #include <memory>
+#include <mutex>
 
 #include "needs.h"
+#include "numerics/adamw.h"
+#include "numerics/factored.h"
 #include "numerics/rounding.h"
 #include "numerics/table.h"
 #include "numerics/tile.h"
@@ -62,17 +65,16 @@ class SweepRun {
   bool run() {
     if (!needs_.moments_first) {
       set_global_factor();
-      finish_coefficients(0, count_);
-      process(0, count_);
+      finish(0, count_);
     } else if (!needs_.all_first && !sweep_.two_reads) {
+      set_global_factor();  // of a lagged table, if at all
       for (int first = 0; first < count_;) {
         int last = first;
         for (int64_t bytes = 0; last < count_ && (last == first || bytes + gradient_bytes(last) <= kCachedBytes); ++last) {
           bytes += gradient_bytes(last);
         }
         measure(first, last);
-        finish_coefficients(first, last);
-        process(first, last);
+        finish(first, last);
         first = last;
       }
     } else {
@@ -83,8 +85,7 @@ class SweepRun {
         return false;
       }
       set_global_factor();
-      finish_coefficients(0, count_);
-      process(0, count_);
+      finish(0, count_);
     }
     write_list_row();
     return true;
@@ -97,6 +98,13 @@ class SweepRun {
   const double* lagged_row(int i) const { return sweep_.lagged + int64_t{i} * kTableColumns; }
   bool by_rows(const TensorJob& job) const { return fastgrad::by_rows(job, sweep_); }
   int64_t gradient_bytes(int i) const { return jobs_[i].n * (jobs_[i].grad_type == Type::fp32 ? 4 : 2); }
+
+  // All that follows the moments.
+  void finish(int first, int last) {
+    finish_coefficients(first, last);
+    factor(first, last);
+    if (sweep_.phase != Phase::sums) process(first, last);
+  }
 
   void prepare() {
     needs_ = needs_of(jobs_, sweep_);
@@ -111,7 +119,7 @@ class SweepRun {
       row(i)[kK] = job.factor;
       chunk_starts_.push_back(chunk_total);
       row_starts_.push_back(row_total);
-      chunk_total += chunks_of(job.n);
+      chunk_total += chunks_of(job.grid());
       if (by_rows(job)) row_total += job.rows;
       if (job.codes != nullptr) output_bytes += job.n;
     }
@@ -132,7 +140,7 @@ class SweepRun {
     Tasks tasks;
     for (int i = first; i < last; ++i) {
       const TensorJob& job = jobs_[i];
-      if (job.n == 0) continue;
+      if (job.n == 0 || (sweep_.sharded && !by_rows(job))) continue;
       if (by_rows(job)) {
         const int64_t length = job.n / job.rows, step = length >= kTaskElements ? 1 : kTaskElements / length;
         for (int64_t r = 0; r < job.rows; r += step) {
@@ -160,7 +168,7 @@ class SweepRun {
       float& largest = row_absmax_[tasks.pieces[p].tensor];
       largest = piece_absmax[p] > largest ? piece_absmax[p] : largest;
     }
-    for (int i = first; i < last; ++i) {
+    for (int i = first; i < last && !sweep_.sharded; ++i) {
       if (by_rows(jobs_[i]) && jobs_[i].n > 0) {
         Moments* rows = row_moments_.get() + row_starts_[i];
         halving_tree(rows, jobs_[i].rows, merge_moments);
@@ -223,12 +231,7 @@ class SweepRun {
       if (job.given_scales != nullptr) {
         job.scale = job.given_scales[0];
       } else {
-        float absmax = row_absmax_[i];
-        if (sweep_.lagged != nullptr) {
-          absmax = static_cast<float>(source[kAbsmax]);
-        } else if (!by_rows(job) && m.n > 0.0) {
-          absmax = absmax_after(m, {job.a, job.c});
-        }
+        const float absmax = sweep_.lagged != nullptr ? static_cast<float>(source[kAbsmax]) : absmax_of(i);
         job.scale = scale_for(absmax, largest, sweep_.pow2);
       }
       job.inverse_scale = 1.0f / job.scale;
@@ -237,11 +240,81 @@ class SweepRun {
     }
   }
 
+  // The largest finite magnitude of a tensor after the map, from this call's moments.
+  float absmax_of(int i) {
+    const Moments m = read_moments(row(i));
+    if (by_rows(jobs_[i])) return row_absmax_[i];
+    return m.n > 0.0 ? absmax_after(m, {jobs_[i].a, jobs_[i].c}) : 0.0f;
+  }
+
+  // Factored second moments: their sums, and from them, if the step is taken, their means and the roots.
+  void factor(int first, int last) {
+    Tasks tasks;
+    std::vector<std::mutex> guards(last - first);
+    for (int i = first; i < last; ++i) {
+      TensorJob& job = jobs_[i];
+      if (!job.factored() || job.n == 0) continue;
+      const int64_t length = job.n / job.rows, step = length >= kTaskElements ? 1 : kTaskElements / length;
+      own_sums_.resize(count_);
+      if (job.adamw.row_sums == nullptr) {
+        own_sums_[i] = std::make_unique<double[]>(job.rows + length);
+        job.adamw.row_sums = own_sums_[i].get();
+        job.adamw.column_sums = own_sums_[i].get() + job.rows;
+      }
+      if (sweep_.phase == Phase::update) continue;
+      if (job.adamw.bound < 0.0f) job.adamw.bound = absmax_of(i);
+      for (int64_t c = 0; c < length; ++c) job.adamw.column_sums[c] = 0.0;
+      for (int64_t r = 0; r < job.rows; r += step) {
+        const int64_t end = r + step < job.rows ? r + step : job.rows;
+        tasks.add({i, r, end}, (end - r) * length);
+      }
+    }
+    tasks.run(sweep_.threads, [&](const Piece& piece) {
+      const TensorJob& job = jobs_[piece.tensor];
+      const int64_t length = job.n / job.rows;
+      const std::unique_ptr<double[]> columns(new double[length]());
+      kernels_.row_squares(job, sweep_, piece.first, piece.last, job.adamw.row_sums, columns.get());
+      const std::lock_guard<std::mutex> guard(guards[piece.tensor - first]);
+      for (int64_t c = 0; c < length; ++c) job.adamw.column_sums[c] += columns[c];  // exact: in any order
+    });
+    if (sweep_.phase == Phase::sums) return;
+    for (int i = first; i < last; ++i) {
+      if (jobs_[i].factored() && jobs_[i].n > 0) move_means(i);
+    }
+  }
+
+  void move_means(int i) {
+    TensorJob& job = jobs_[i];
+    AdamwState& state = job.adamw;
+    const int64_t length = job.n / job.rows;
+    const AdamwStep step = adamw_step(job.hyper, job.factor, state.age);
+    roots_.emplace_back(std::make_unique<float[]>(job.rows + length));
+    state.row_roots = roots_.back().get();
+    state.column_roots = state.row_roots + job.rows;
+    float* rows = static_cast<float*>(state.second);
+    for (int64_t r = 0; r < job.rows; ++r) {
+      rows[r] = moved_mean(job.first() ? 0.0f : rows[r], step.rate2_exact, state.row_sums[r], static_cast<double>(length));
+      state.row_roots[r] = static_cast<float>(sqrt(static_cast<double>(rows[r])) / step.correction2_root);
+    }
+    std::vector<double> leaves(length);
+    float* columns = state.second_scales;
+    for (int64_t c = 0; c < length; ++c) {
+      columns[c] = moved_mean(job.first() ? 0.0f : columns[c], step.rate2_exact, state.column_sums[c],
+                              static_cast<double>(job.whole_rows));
+      leaves[c] = columns[c];
+    }
+    halving_tree(leaves.data(), length, [](double a, double b) { return a + b; });
+    const double mean = leaves[0] / static_cast<double>(length);
+    for (int64_t c = 0; c < length; ++c) {
+      state.column_roots[c] = mean == 0.0 ? 1.0f : static_cast<float>(sqrt(columns[c] / mean));
+    }
+  }
+
   void process(int first, int last) {
     Tasks tasks;
     for (int i = first; i < last; ++i) {
-      const TensorJob& job = jobs_[i];
-      for (int64_t c = 0; c < chunks_of(job.n); ++c) tasks.add({i, c, c + 1}, job.n - c * kChunk < kChunk ? job.n - c * kChunk : kChunk);
+      const int64_t n = jobs_[i].grid();
+      for (int64_t c = 0; c < chunks_of(n); ++c) tasks.add({i, c, c + 1}, n - c * kChunk < kChunk ? n - c * kChunk : kChunk);
     }
     tasks.run(sweep_.threads, [&](const Piece& piece) {
       kernels_.process(jobs_[piece.tensor], sweep_, piece.first, &results_[chunk_starts_[piece.tensor] + piece.first]);
@@ -251,7 +324,7 @@ class SweepRun {
 
   void collect(int i) {
     if (sweep_.moments_in_pass) merge_chunk_moments(i);
-    const int64_t chunks = chunks_of(jobs_[i].n);
+    const int64_t chunks = chunks_of(jobs_[i].grid());
     ChunkResult* results = results_.data() + chunk_starts_[i];
     for (int64_t c = 0; c < chunks; ++c) {
       row(i)[kZeroed] += static_cast<double>(results[c].zeroed);
@@ -313,6 +386,8 @@ class SweepRun {
   std::unique_ptr<float[]> row_means_;
   std::unique_ptr<Moments[]> row_moments_;
   std::vector<float> row_absmax_;
+  std::vector<std::unique_ptr<double[]>> own_sums_;  // of factored second moments, by tensor
+  std::vector<std::unique_ptr<float[]>> roots_;
 };
 
 }  // namespace

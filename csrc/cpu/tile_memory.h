@@ -2,10 +2,30 @@
 #pragma once
 
 #include "job.h"
+#include "vector.h"  // before the formulas, whose templates must find its functions
+
 #include "numerics/rounding.h"
-#include "vector.h"
+#include "numerics/tile.h"
 
 FASTGRAD_NUMERICS_BEGIN
+
+// The part of a tile that a tensor has: all of it, but for its last tile and, of a shard, its first.
+struct Span {
+  int64_t tile;    // of the noise
+  int64_t offset;  // of the tensor's element at position `begin`
+  int begin, end;  // positions in the tile
+
+  int count() const { return end - begin; }
+  bool whole_rows() const { return begin == 0 && end % kColumns == 0; }
+  int padded() const { return (end + kColumns - 1) / kColumns * kColumns; }
+};
+
+// +0 where the tensor has no elements, to the end of the row.
+template <class T>
+inline void pad(const Span& span, T* buffer) {
+  for (int i = 0; i < span.begin; ++i) buffer[i] = T{};
+  for (int i = span.end; i < span.padded(); ++i) buffer[i] = T{};
+}
 
 inline int64_t type_size(Type type) { return type == Type::fp32 ? 4 : 2; }
 
@@ -22,17 +42,18 @@ inline void widen(const void* source, Type type, int64_t offset, int count, floa
   }
 }
 
-// `count` elements as float32 times the inverse loss scale, padded with +0 to the end of the row. Returns where
-// they are: in `buffer`, or in place if nothing has to be done to them.
-inline const float* load_tile(const void* source, Type type, int64_t offset, int count, float inverse_loss_scale,
+// The elements as float32 times the inverse loss scale, at their positions in the tile, padded. Returns where they are:
+// in `buffer`, or in place if nothing has to be done to them.
+inline const float* load_tile(const void* source, Type type, const Span& span, float inverse_loss_scale,
                               float* __restrict buffer) {
-  const bool whole_rows = count % kColumns == 0;
-  if (type == Type::fp32 && inverse_loss_scale == 1.0f && whole_rows) return static_cast<const float*>(source) + offset;
-  widen(source, type, offset, count, buffer);
-  if (inverse_loss_scale != 1.0f) {
-    for (int i = 0; i < count; ++i) buffer[i] = buffer[i] * inverse_loss_scale;
+  if (type == Type::fp32 && inverse_loss_scale == 1.0f && span.whole_rows()) {
+    return static_cast<const float*>(source) + span.offset;
   }
-  for (int i = count; i % kColumns != 0; ++i) buffer[i] = 0.0f;
+  widen(source, type, span.offset, span.count(), buffer + span.begin);
+  if (inverse_loss_scale != 1.0f) {
+    for (int i = span.begin; i < span.end; ++i) buffer[i] = buffer[i] * inverse_loss_scale;
+  }
+  pad(span, buffer);
   return buffer;
 }
 

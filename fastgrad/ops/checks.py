@@ -190,3 +190,19 @@ def lagged_table(lagged: Tensor | None, count: int) -> None:
     if lagged is not None and (tuple(lagged.shape) != (count + 1, 16) or lagged.dtype != torch.float64):
         got = f"{lagged.dtype} {list(lagged.shape)}"
         raise ValueError(f"lagged: expected the previous table, float64 [{count + 1}, 16], got {got}")
+
+
+def shards(
+    offsets: Sequence[int] | None, method: str, scale: str, block: int, lagged: Tensor | None, skip_nonfinite: bool
+) -> None:
+    """What a call on shards cannot do, as it does not see the whole of a tensor."""
+    if offsets is None:
+        return
+    if any(offset < 0 for offset in offsets):
+        raise ValueError(f"offsets: expected numbers >= 0, got {min(offsets)}")
+    if skip_nonfinite:
+        raise ValueError("skip_nonfinite: shards do not see each other; decide it from the table of the whole")
+    if lagged is None and (method not in ("none", "centralize") or scale == "tensor"):
+        raise ValueError("lagged: expected the table of the whole tensors, which shards cannot measure")
+    if scale == "block" and any(offset % block for offset in offsets):
+        raise ValueError(f"offsets: expected multiples of the block, {block}, got {list(offsets)}")

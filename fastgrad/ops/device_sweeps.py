@@ -21,6 +21,8 @@ _captured: list[Tensor] = []
 
 def sweep(grads: Sequence[Tensor], **keywords: object) -> Tensor:
     """The sweep on the device of ``grads``."""
+    if keywords.get("states") is not None or keywords.get("offsets") is not None:
+        return sweeps.reference_sweep(grads, **keywords)
     kernel = library.cuda_kernel(grads[0].device.index)
     if kernel == "CUDA":
         return cuda_sweep(library.native, grads, **keywords)

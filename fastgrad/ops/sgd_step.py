@@ -42,6 +42,7 @@ def sgd_step_(
     measure: bool = True,
     skip_nonfinite: bool = False,
     weight_rounding: str = "nearest",
+    offsets: list[int] | None = None,  # of shards: where each begins in its whole tensor
 ) -> Tensor:  # float64 [T+1, 16]
     """One step of SGD on treated gradients (float32 arithmetic, no FMA; docs/numerics.md, section 9)::
 
@@ -55,7 +56,8 @@ def sgd_step_(
     that a captured graph follows them. ``lr`` is per step. bfloat16 and float16 parameters are stored rounded to
     nearest, or stochastically with noise of their own (``weight_rounding="stochastic"``). With ``skip_nonfinite`` a NaN
     or infinity in any gradient leaves every parameter and buffer untouched, bit for bit; the table's ``nonfinite``
-    tells.
+    tells. Shards (``offsets``) take the noise of their whole tensor; nothing is measured then, ``lagged`` brings the
+    whole's table.
 
     Reads g once (twice where statistics are needed first and do not fit the cache), p and m once, writes p and m
     once. Low-level: :class:`fastgrad.optim.SGD` is what training code uses.
@@ -79,6 +81,7 @@ def sgd_step_(
     checks.not_negative("eps", eps)
     checks.not_negative("max_norm", max_norm)
     checks.lagged_table(lagged, count)
+    checks.shards(offsets, method, scale, block, lagged, skip_nonfinite)
     state = checks.alpha_state(state, params)
     if count == 0:
         return reference_sweep([], flags=[])
@@ -86,8 +89,8 @@ def sgd_step_(
     with torch.no_grad():
         return torch.ops.fastgrad.sgd_step_(
             params, grads, momenta, hyper, groups, flags, method, eps, max_norm, alpha, state, lagged, two_reads,
-            format, rounding, scale, block, pow2, signed64(seed), step, clock, slot, ids, factors, inv_scale, measure,
-            skip_nonfinite, weight_rounding,
+            format, rounding, scale, block, pow2, signed64(seed), step, clock, slot, ids, factors, inv_scale,
+            measure and offsets is None, skip_nonfinite, weight_rounding, offsets,
         )  # fmt: skip
 
 
@@ -127,6 +130,7 @@ def _implementation(
     measure: bool,
     skip_nonfinite: bool,
     weight_rounding: str,
+    offsets: list[int] | None,
 ) -> Tensor:
     dense_p, dense_g, dense_m = params, grads, momenta
     if not all_contiguous(params, grads, momenta):
@@ -163,6 +167,7 @@ def _implementation(
         measure=measure,
         skip_nonfinite=skip_nonfinite,
         weight_rounding=weight_rounding,
+        **({} if offsets is None else {"offsets": offsets}),
     )
     written(params, dense_p)
     if momenta:
@@ -179,7 +184,8 @@ declare(
     "sgd_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, Tensor hyper, int[]? groups, int[]? flags, "
     "str method, float eps, float max_norm, str alpha, Tensor(c!) state, Tensor? lagged, bool two_reads, str format, "
     "str rounding, str scale, int block, bool pow2, SymInt seed, SymInt step, Tensor? clock, SymInt slot, int[]? ids, "
-    "Tensor? factors, float inv_scale, bool measure, bool skip_nonfinite, str weight_rounding) -> Tensor",
+    "Tensor? factors, float inv_scale, bool measure, bool skip_nonfinite, str weight_rounding, int[]? offsets) "
+    "-> Tensor",
     _implementation,
     _fake,
 )

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastgrad import library
 from fastgrad.reference import formats, normalizers, philox
 from fastgrad.reference import sweep as reference
+from fastgrad.reference.adamw import States
 from fastgrad.reference.scales import spread
 
 NORMALIZE, QUANTIZE, FIRST = reference.NORMALIZE, reference.QUANTIZE, reference.FIRST
@@ -27,6 +28,9 @@ ALPHAS = normalizers.ALPHAS
 FORMATS = tuple(formats.FORMATS)
 ROUNDINGS = formats.ROUNDINGS
 SCALES = reference.SCALES
+UPDATES = ("sgd", "adamw")
+PHASES = ("all", "sums", "update")
+SECOND_MOMENTS = ("fp32", "bf16", "fp16", "codes8", "codes4", "factored")
 PURPOSES = tuple(philox.PURPOSES)
 BLOCKS = (16, 32, 64, 128, 256)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -68,6 +72,8 @@ def native_arguments(
     given_scales: Sequence[Tensor] | None = None,
     params: Sequence[Tensor] | None = None,
     momenta: Sequence[Tensor] | None = None,
+    states: States | None = None,
+    offsets: Sequence[int] | None = None,
     groups: Sequence[int] | None = None,
     factors: Tensor | None = None,
     ids: Sequence[int] | None = None,
@@ -96,7 +102,7 @@ def native_arguments(
         "grad": addresses(grads),
         "grad_type": _types(grads),
     }
-    if method == "centralize" and rows is not None:
+    if rows is not None and (method == "centralize" or states is not None):
         columns["rows"] = array("q", rows)
     if ids is not None:
         columns["ids"] = array("q", ids)
@@ -109,7 +115,8 @@ def native_arguments(
     if given_scales is not None:
         columns["given_scales"] = addresses(given_scales)
     if params is not None:
-        columns["param"], columns["param_type"] = addresses(params), _types(params)
+        columns["param"] = addresses(params)
+        columns["param_type"] = array("q", [DTYPES.get(p.dtype, 0) for p in params])
         options["hyper"], options["hyper_rows"] = _float64_address("hyper", hyper, device), hyper.shape[0]
         if momenta:
             columns["momentum"], columns["momentum_type"] = addresses(momenta), _types(momenta)
@@ -119,6 +126,11 @@ def native_arguments(
             options["factors_address"] = _float64_address("factors", factors, device)
         elif factors is not None:
             columns["factor"] = array("d", factors.tolist())
+    if states is not None:
+        options["update"], options["phase"] = UPDATES.index("adamw"), PHASES.index(states.phase)
+        columns.update(_state_columns(params, states))
+    if offsets is not None:
+        columns["offset"] = array("q", offsets)
     if state is not None:
         options["state"] = _float64_address("state", state, device)
     if lagged is not None:
@@ -139,6 +151,41 @@ def native_arguments(
         seed=seed & (2**64 - 1),
     )
     return columns, options
+
+
+def _blocks(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> array:
+    return array("q", [t.numel() // s.numel() if s.numel() else 0 for t, s in zip(tensors, scales, strict=True)])
+
+
+def _addresses_or_none(tensors: Sequence[Tensor]) -> array:
+    return array("q", [t.data_ptr() if t.numel() else 0 for t in tensors])
+
+
+def _state_columns(params: Sequence[Tensor], states: States) -> dict[str, array]:
+    """What AdamW keeps of every tensor, as csrc/arguments.h reads it."""
+    first_formats = [FORMATS.index(states.first_format(i)) for i in range(len(params))]
+    second_kinds = [SECOND_MOMENTS.index(states.second_kind(i, p.numel())) for i, p in enumerate(params)]
+    columns = {
+        "param_scales": _addresses_or_none(states.param_scales),
+        "param_block": _blocks(params, states.param_scales),
+        "first": _addresses_or_none(states.exp_avgs),
+        "first_format": array("q", first_formats),
+        "first_scales": _addresses_or_none(states.exp_avg_scales),
+        "first_block": _blocks(params, states.exp_avg_scales),
+        "second": _addresses_or_none(states.exp_avg_sqs),
+        "second_kind": array("q", second_kinds),
+        "second_scales": _addresses_or_none(states.exp_avg_sq_scales),
+        "second_block": _blocks(params, states.exp_avg_sq_scales),
+        "age": array("q", states.ages),
+    }
+    if states.phase != "all":
+        columns["row_sums"] = _addresses_or_none(states.row_sums)
+        columns["column_sums"] = _addresses_or_none(states.column_sums)
+    if states.bounds is not None:
+        columns["bound"] = array("d", states.bounds)
+    if states.whole_rows is not None:
+        columns["whole_rows"] = array("q", states.whole_rows)
+    return columns
 
 
 def empty_table(count: int, device: torch.device) -> Tensor:
@@ -193,16 +240,20 @@ def reference_sweep(
     factors: Tensor | None = None,
     lagged: Tensor | None = None,
     two_reads: bool = False,  # an order of work, which the reference does not have
+    states: States | None = None,
     **arguments,
 ) -> Tensor:
     """The sweep in plain PyTorch, on any device."""
     ids = range(len(grads)) if ids is None else ids
+    if states is not None:
+        arguments["states"] = states.flat(int(step) if isinstance(step, Tensor) else 0)
     for name in ("outs", "codes", "params", "momenta"):
         arguments[name] = _flat(arguments.get(name)) or None
     table = reference.sweep(
         _flat(grads),
         streams=[philox.pack_stream(purpose, i, int(step), slot) for i in ids],
         weight_streams=[philox.pack_stream("weight", i, int(step), slot) for i in ids],
+        state_streams=[tuple(philox.pack_stream("state", i, int(step), slot) for slot in (0, 1)) for i in ids],
         factors=None if factors is None else factors.tolist(),
         lagged=None if lagged is None else lagged.cpu(),
         **arguments,

@@ -249,7 +249,7 @@ class SGD(Optimizer):
             treatment.stats == "two_reads", treatment.format, treatment.rounding, treatment.scale_kind,
             treatment.block, treatment.pow2, signed64(treatment.seed), progress.step, clock, 0, ids,
             self._factors(ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale),
-            bool(self._observers) or treatment.stats == "lagged", skip, self.weight_rounding,
+            bool(self._observers) or treatment.stats == "lagged", skip, self.weight_rounding, None,
         )  # fmt: skip
         step, stopped = progress.step, skip and float(table[-1, 5]) > 0
         if stopped and treatment.nonfinite == "error":

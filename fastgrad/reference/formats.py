@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,6 +74,11 @@ def exp2_f32(exponent: Tensor) -> Tensor:
 def exp2_f64(exponent: Tensor) -> Tensor:
     """2^exponent in float64, exactly, for integers in [-1022, 1023]."""
     return ((exponent.to(torch.int64) + 1023) << 52).view(torch.float64)
+
+
+def square_root(x: Tensor) -> Tensor:
+    """The correctly rounded root of float32 or float64. torch's own is not on every CPU, where it may be MKL's."""
+    return torch.sqrt(x) if x.is_cuda else torch.from_numpy(np.sqrt(x.numpy()))
 
 
 def canonical(x: Tensor) -> Tensor:

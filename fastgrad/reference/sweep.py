@@ -7,6 +7,9 @@ from torch import Tensor
 
 from . import normalizers
 from . import scales as scaling
+from .adamw import Hyper as AdamwHyper
+from .adamw import States, adamw
+from .factored import Factored, sums_of_squares
 from .formats import FLT_MAX, ROUNDINGS, Format, decode, encode, f32, get_format, store_codes, store_float
 from .moments import add, empty_moments, merge_all, moments, row_moments, shrinkage_sums, tree
 from .philox import DEFAULT_SEED, noise16
@@ -53,18 +56,22 @@ def sweep(
     factors: list[float] | None = None,
     weight_rounding: str = "nearest",
     weight_streams: list[int] | None = None,
+    states: States | None = None,
+    state_streams: list[tuple[int, int]] | None = None,
+    offsets: list[int] | None = None,
 ) -> Tensor:
     """Normalize, quantize, measure and update in one sweep; gives the table, float64 [T+1, 16] (section 11).
 
         x = float32(grad) * inv_scale
         y = (x - c) * a                       tensors with flag NORMALIZE
         q, codes, sums = quantize(y)          tensors with flag QUANTIZE, else q = y
-        out = q; p, m = sgd(q)                if asked for; flag FIRST: the momentum buffer has no content yet
+        out = q; p, states = sgd(q), or adamw(q) with `states`    if asked for; flag FIRST: states without content
 
-    Tensors are flat and dense. `state`, `outs`, `codes`, `scales`, `params` and `momenta` are written in
-    place; `outs` may be `grads`. `rows[i]` is the number of dim-0 rows for centralize (0: not applied).
-    The columns of `hyper` [G, 8] are those of `sgd.Hyper` and a reserved one; `factors` is the compensation
-    factor k of each tensor; `lagged` is the table of the previous step.
+    Tensors are flat and dense. `state`, `outs`, `codes`, `scales`, `params`, `momenta` and `states` are written in
+    place; `outs` may be `grads`. `rows[i]` is the number of dim-0 rows for centralize and factored second moments
+    (0: not applied). The columns of `hyper` [G, 8] are those of `sgd.Hyper` or `adamw.Hyper` and reserved ones;
+    `factors` is the compensation factor k of each tensor; `lagged` is the table of the previous step; `offsets` is
+    where each tensor begins in the larger one that it is a shard of.
     """
     normalizers.check_names(method, alpha)
     fmt = get_format(format)
@@ -89,10 +96,16 @@ def sweep(
     table[:, [A, SCALE, K]] = 1.0
     current_scale = scale == "tensor" and given_scales is None and lagged is None and fmt.name != "fp32"
     per_row: dict[int, Tensor] = {}
-    if measure or skip_nonfinite or current_scale or method != "none":
+    factored = [states is not None and params is not None and states.is_factored(i) for i in range(count)]
+    needs_bound = any(factored) and states.phase != "update" and states.bounds is None
+    for i, x in enumerate(xs):
+        if row_counts[i]:
+            per_row[i] = row_moments(x, row_counts[i])
+    # Of shards only rows are measured, which are never cut: `lagged` has the moments of the whole.
+    measured = measure or skip_nonfinite or current_scale or needs_bound or method != "none"
+    if measured and offsets is None:
         for i, x in enumerate(xs):
-            if row_counts[i]:
-                per_row[i] = row_moments(x, row_counts[i])
+            if i in per_row:
                 table[i, :A] = merge_all(per_row[i])
             else:
                 table[i, :A] = moments(x)
@@ -124,6 +137,16 @@ def sweep(
         y = x
         if normalized[i] and method != "none":
             y = _apply(x, c, maps.a[i])
+        sums = None
+        if factored[i]:
+            bound = None if states.bounds is None else states.bounds[i]
+            if bound is None and states.phase != "update":
+                bound = float(_mapped_absmax(per_row.get(i, table[i : i + 1, :A]), c, maps.a[i], y is x))
+            sums = _factored_sums(y, rows[i], bound, states, i)
+        if states is not None and states.phase == "sums":
+            continue
+        offset = 0 if offsets is None else offsets[i]
+        lead, first_tile = offset % 1024, offset // 1024
         q = y
         s = torch.ones(scaling.block_count(n, block) if scale == "block" else 1)
         if quantized[i]:
@@ -139,11 +162,12 @@ def sweep(
                 s = scaling.scale_from_absmax(absmax, fmt, pow2)
             noise = None
             if rounding == "stochastic":
-                noise = noise16(seed, streams[i] if streams is not None else 0, n)
+                noise = noise16(seed, streams[i] if streams is not None else 0, lead + n, first_tile)[lead:]
             each = scaling.spread(s, block, n) if scale == "block" else s
             result = _quantize(y, each, fmt, rounding, noise)
             q = result.q
-            table[i, SUM_YY:ZEROED] = shrinkage_sums(y, q)
+            front = y.new_zeros(lead)
+            table[i, SUM_YY:ZEROED] = shrinkage_sums(torch.cat([front, y]), torch.cat([front, q]))
             table[i, ZEROED], table[i, SATURATED] = result.zeroed, result.saturated
             table[i, ABSMAX] = scaling.finite_magnitude(y).amax().double() if n else 0.0
             if scale == "tensor":
@@ -155,12 +179,29 @@ def sweep(
                 codes[i].copy_(store_codes(result.codes if quantized[i] else encode(y, f32(1.0), fmt), fmt))
             if scales is not None:
                 scales[i].copy_(s)
+        factor = factors[i] if factors is not None else 1.0
+        weight_stream = weight_streams[i] if weight_streams is not None else 0
         if params is not None:
+            table[i, K] = factor
+        if params is not None and states is not None:
+            adamw(
+                q,
+                params[i],
+                states,
+                i,
+                AdamwHyper.from_row(hyper[groups[i] if groups is not None else 0]),
+                sums,
+                factor=factor,
+                first=bool(flags[i] & FIRST),
+                rounding=weight_rounding,
+                seed=seed,
+                streams=(weight_stream, *(state_streams[i] if state_streams is not None else (0, 1))),
+                offset=offset,
+            )
+        elif params is not None:
             noise = None
             if weight_rounding == "stochastic":
-                noise = noise16(seed, weight_streams[i] if weight_streams is not None else 0, n)
-            factor = factors[i] if factors is not None else 1.0
-            table[i, K] = factor
+                noise = noise16(seed, weight_stream, lead + n, first_tile)[lead:]
             sgd(
                 q,
                 params[i],
@@ -179,6 +220,18 @@ def sweep(
             table[count, column] = table[:count, column].sum()
         table[count, ABSMAX] = table[:count, ABSMAX].max()
     return table
+
+
+def _factored_sums(y: Tensor, rows: int, bound: float | None, states: States, i: int) -> Factored:
+    """The sums of a factored tensor: made, or, in the second half of a step, given (section 13)."""
+    whole_rows = rows if states.whole_rows is None else states.whole_rows[i]
+    if states.phase == "update":
+        return Factored(states.row_sums[i], states.column_sums[i], whole_rows)
+    sums = sums_of_squares(y, rows, whole_rows, bound)
+    if states.phase == "sums":
+        states.row_sums[i].copy_(sums.rows)
+        states.column_sums[i].copy_(sums.columns)
+    return sums
 
 
 def _unscaled(grad: Tensor, inv_scale: float) -> Tensor:
