@@ -35,3 +35,4 @@ def declare(schema: str, implementation: Callable, fake: Callable) -> None:
         fake=fake,
     )
     implementations[schema.partition("(")[0]] = implementation
+

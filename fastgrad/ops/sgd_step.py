@@ -130,7 +130,7 @@ def _implementation(
     measure: bool,
     skip_nonfinite: bool,
     weight_rounding: str,
-    offsets: list[int] | None,
+    offsets: list[int] | None = None,
 ) -> Tensor:
     dense_p, dense_g, dense_m = params, grads, momenta
     if not all_contiguous(params, grads, momenta):
@@ -184,7 +184,7 @@ declare(
     "sgd_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, Tensor hyper, int[]? groups, int[]? flags, "
     "str method, float eps, float max_norm, str alpha, Tensor(c!) state, Tensor? lagged, bool two_reads, str format, "
     "str rounding, str scale, int block, bool pow2, SymInt seed, SymInt step, Tensor? clock, SymInt slot, int[]? ids, "
-    "Tensor? factors, float inv_scale, bool measure, bool skip_nonfinite, str weight_rounding, int[]? offsets) "
+    "Tensor? factors, float inv_scale, bool measure, bool skip_nonfinite, str weight_rounding, int[]? offsets=None) "
     "-> Tensor",
     _implementation,
     _fake,

@@ -1,6 +1,7 @@
 """Optimizers on the fused ops."""
 
+from fastgrad.optim.adamw import AdamW
 from fastgrad.optim.sgd import SGD
 from fastgrad.optim.treatment import Treatment
 
-__all__ = ["SGD", "Treatment"]
+__all__ = ["SGD", "AdamW", "Treatment"]

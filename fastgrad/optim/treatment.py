@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,6 +66,9 @@ class Treatment:
     @property
     def scale_kind(self) -> str:
         return default_scale(self.format) if self.scale is None else self.scale
+
+    def with_nonfinite(self, policy: str) -> Treatment:
+        return replace(self, nonfinite=policy)
 
     def flags(self, parameter: Parameter, group: dict) -> int:
         """NORMALIZE | QUANTIZE for one parameter: the rule, then the group's opt-outs."""

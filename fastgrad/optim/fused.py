@@ -1,0 +1,424 @@
+"""What our optimizers share: gathering parameters, treating gradients in the step's one call, state that resumes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from operator import attrgetter, is_
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from fastgrad import shrinkage
+from fastgrad.ops import checks
+from fastgrad.ops.normalize_quantize import resolve_alpha
+from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE
+from fastgrad.optim.payload import Payload, payload_of
+from fastgrad.optim.treatment import (
+    LARGEST_COMPENSATION,
+    Observer,
+    ObserverHandle,
+    Observers,
+    Progress,
+    Treatment,
+    nonfinite_message,
+    parameter_names,
+    refuse_sparse,
+)
+from fastgrad.reference.philox import PARAMETER_RANGE, signed64
+
+if TYPE_CHECKING:
+    from fastgrad.distributed.shards import Sharded
+
+_layout = attrgetter("layout")
+
+
+def _in_memory(value: object, device: torch.device) -> bool:
+    """Whether a hyper-parameter is a tensor that a captured graph can read."""
+    return isinstance(value, Tensor) and value.device == device
+
+
+@dataclass
+class Plan:
+    """The lists of one step, kept as long as the same parameters have gradients and the same states.
+
+    Gradients are collected anew every step: their tensors change with ``zero_grad(set_to_none=True)``.
+    """
+
+    options: list
+    params: list[Parameter] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+    flags: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    payloads: list[Payload] = field(default_factory=list)  # the memory of the parameters
+    states: list[dict] = field(default_factory=list)  # of each parameter, by name
+    new: list[int] = field(default_factory=list)  # places of states that are not the optimizer's yet
+    lists: dict[str, list[Tensor]] = field(default_factory=dict)  # states as the op takes them
+    grads: list[Tensor] = field(default_factory=list)
+
+    def holds(self, params: list[Parameter], optimizer: FusedOptimizer) -> bool:
+        return (
+            not self.new
+            and len(params) == len(self.params)
+            and all(map(is_, params, self.params))
+            and self.options == optimizer._options()
+            and all(
+                optimizer.state.get(p, {}).get(name) is buffer
+                for p, kept in zip(params, self.states, strict=True)
+                for name, buffer in kept.items()
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call of the op is told beside the plan's lists."""
+
+    hyper: Tensor
+    lagged: Tensor | None
+    alpha: str
+    alpha_state: Tensor
+    step: int
+    clock: Tensor | None
+    slot: int
+    factors: Tensor | None
+    inv_scale: float
+    measure: bool
+    skip: bool
+    sharded: Sharded | None = None  # where parameters are shards
+
+    @property
+    def offsets(self) -> list[int] | None:
+        return None if self.sharded is None else self.sharded.offsets
+
+
+class FusedOptimizer(Optimizer):
+    """An optimizer whose step is one call of an op that treats gradients on the way."""
+
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self, params: Iterable, defaults: dict, treatment: Treatment, weight_rounding: str, capturable: bool
+    ) -> None:
+        checks.one_of("weight_rounding", weight_rounding, ("nearest", "stochastic"))
+        if capturable:
+            for name, value, only in (
+                ("stats", treatment.stats, "anything but 'lagged'" if treatment.stats == "lagged" else None),
+                ("compensate", treatment.compensate, "None" if treatment.compensate else None),
+                ("nonfinite", treatment.nonfinite, "'propagate'" if treatment.nonfinite != "propagate" else None),
+                ("alpha", treatment.alpha, "the name of a rule" if callable(treatment.alpha) else None),
+            ):
+                if only:
+                    raise ValueError(f"{name}: a capturable step takes {only}, got {value!r}")
+        self.treatment = treatment
+        self.weight_rounding = weight_rounding
+        self.capturable = capturable
+        self._hyper_rows: list[list[float]] = []  # those in self._hyper_tensor
+        self._hyper_tensor: Tensor | None = None
+        self._progress = Progress()
+        self._observers = Observers()
+        self._plan: Plan | None = None
+        self._released: str | None = None  # why step() is refused
+        super().__init__(params, {**defaults, "normalize": True, "quantize": True})
+
+    # What an optimizer brings
+
+    @abstractmethod
+    def _hyper_row(self, group: dict) -> list:
+        """The group's row of the op's ``hyper``: 8 numbers, or tensors of one element."""
+
+    @abstractmethod
+    def _new_state(self, parameter: Parameter, payload: Payload, group: dict) -> dict[str, Tensor]:
+        """The buffers of a parameter that has none yet; what is in them is not read at its first step."""
+
+    @abstractmethod
+    def _lists(self, plan: Plan) -> dict[str, list[Tensor]]:
+        """The states of a plan as the op takes them."""
+
+    @abstractmethod
+    def _launch(self, plan: Plan, call: Call) -> Tensor:
+        """The op; gives its table."""
+
+    def _taken(self, plan: Plan) -> None:
+        """After a step that was taken."""
+
+    def _options(self) -> list:
+        """What a plan depends on beside parameters and states."""
+        return [(g.get("normalize", True), g.get("quantize", True)) for g in self.param_groups]
+
+    # What users see
+
+    @property
+    def table(self) -> Tensor | None:
+        """Measurements of the last step that was taken, float64 [T+1, 16]."""
+        return self._progress.table
+
+    @property
+    def skipped(self) -> int:
+        """Steps not taken because of a non-finite gradient."""
+        return self._progress.skipped
+
+    def add_observer(self, function: Observer) -> ObserverHandle:
+        """Calls ``function(step, table, parameters)`` after every step; row i of table is of parameters[i]."""
+        return self._observers.add(function)
+
+    def add_param_group(self, param_group: dict) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for i, p in enumerate(group["params"]):
+            if p.dtype not in DTYPES:
+                del self.param_groups[-1]
+                raise TypeError(
+                    f"params: parameter {i} of the group is {p.dtype}; expected float32, bfloat16 or float16"
+                )
+        if sum(len(g["params"]) for g in self.param_groups) > PARAMETER_RANGE:
+            raise ValueError(f"params: expected at most {PARAMETER_RANGE} parameters")
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step. ``closure`` re-evaluates the model and returns the loss, which is returned."""
+        if self._released:
+            raise RuntimeError(self._released)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self.capturable and getattr(self, "grad_scale", None) is not None:
+            raise RuntimeError("capturable: a GradScaler keeps its scale on the host; unscale_ the gradients before")
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and float(found_inf):
+            self._progress.skipped += 1
+            return loss
+        plan = self._gather()
+        if plan is None:
+            return loss
+        progress = self._progress.on(plan.payloads[0].memory.device)
+        lagged = progress.lagged_for(plan.ids, self.treatment.stats)
+        grad_scale = getattr(self, "grad_scale", None)
+        table = self._update(
+            plan, lagged, self._factors(plan.ids), 1.0 if grad_scale is None else 1.0 / float(grad_scale)
+        )
+        skip = self.treatment.nonfinite != "propagate"
+        step, stopped = progress.step, skip and float(table[-1, 5]) > 0
+        if stopped and self.treatment.nonfinite == "error":
+            names = parameter_names(self.param_groups)
+            raise FloatingPointError(nonfinite_message(table, [names[i] for i in plan.ids]))
+        progress.advance(table, plan.ids, stopped)
+        if not stopped:
+            self._keep(plan)
+        self._plan = plan if not plan.new else None
+        self._observers.notify(step, table, plan.params)
+        return loss
+
+    # The step
+
+    def _update(
+        self, plan: Plan, lagged: Tensor | None, factors: Tensor | None, inv_scale: float, slot: int = 0
+    ) -> Tensor:
+        """One call of the op on the parameters of a plan."""
+        progress, treatment, device = self._progress, self.treatment, plan.payloads[0].memory.device
+        alpha, state = treatment.alpha, progress.alpha_state
+        if not isinstance(alpha, str):
+            normalized = [g for g, f in zip(plan.grads, plan.flags, strict=True) if f & NORMALIZE]
+            alpha, state = resolve_alpha(normalized, treatment.method, alpha, state, lagged)
+        call = Call(
+            hyper=self._hyper(device),
+            lagged=lagged,
+            alpha=alpha,
+            alpha_state=state,
+            step=progress.step,
+            clock=progress.clock_on(device) if self.capturable else None,
+            slot=slot,
+            factors=factors,
+            inv_scale=inv_scale,
+            measure=bool(self._observers) or treatment.stats == "lagged",
+            skip=treatment.nonfinite != "propagate",
+        )
+        return self._launch(plan, call)
+
+    def _treatment_arguments(self, plan: Plan, call: Call) -> tuple[tuple, tuple]:
+        """The arguments that the ops have in common, as two runs: up to ``lagged`` and from ``two_reads`` on."""
+        t = self.treatment
+        return (
+            (plan.groups, plan.flags, t.method, t.eps, t.max_norm, call.alpha, call.alpha_state, call.lagged),
+            (
+                t.stats == "two_reads", t.format, t.rounding, t.scale_kind, t.block, t.pow2, signed64(t.seed),
+                call.step, call.clock, call.slot, plan.ids, call.factors, call.inv_scale, call.measure, call.skip,
+                self.weight_rounding,
+            ),
+        )  # fmt: skip
+
+    def _keep(self, plan: Plan) -> None:
+        """Buffers become state only when the step was taken."""
+        for i in plan.new:
+            self.state[plan.params[i]].update(plan.states[i])
+        self._taken(plan)
+
+    def _gather(self) -> Plan | None:
+        """The parameters that have a gradient and what belongs to them; the last step's plan where it still holds."""
+        every = [p for group in self.param_groups for p in group["params"]]
+        grads = [p.grad for p in every]
+        if any(g is None for g in grads):
+            every = [p for p, g in zip(every, grads, strict=True) if g is not None]
+            grads = [g for g in grads if g is not None]
+        if not grads:
+            return None
+        plan = self._plan
+        if plan is None or not plan.holds(every, self):
+            plan = self._plan = self._make_plan()
+        self._take_gradients(plan, grads)
+        return plan
+
+    def _take_gradients(self, plan: Plan, grads: list[Tensor]) -> None:
+        if any(layout is not torch.strided for layout in map(_layout, grads)):
+            for i, g in zip(plan.ids, grads, strict=True):
+                refuse_sparse(g, parameter_names(self.param_groups)[i])
+        plan.grads = grads
+
+    def _make_plan(self, only: Parameter | None = None) -> Plan:
+        """The plan of all parameters that have a gradient, or of one."""
+        plan = Plan(self._options())
+        number = 0
+        for g, group in enumerate(self.param_groups):
+            for p in group["params"]:
+                if p is only or (only is None and p.grad is not None):
+                    plan.params.append(p)
+                    plan.groups.append(g)
+                    plan.ids.append(number)
+                    plan.flags.append(self.treatment.flags(p, group))
+                number += 1
+        for i, p in enumerate(plan.params):
+            payload, group = payload_of(p), self.param_groups[plan.groups[i]]
+            plan.payloads.append(payload)
+            kept = self._kept_state(p)
+            if kept is None:
+                kept = self._new_state(p, payload, group)
+                if kept:
+                    plan.flags[i] |= FIRST
+                    plan.new.append(i)
+            plan.states.append(kept)
+        plan.lists = self._lists(plan)
+        return plan
+
+    def _kept_state(self, p: Parameter) -> dict[str, Tensor] | None:
+        """The buffers of a parameter, or None if it has none yet."""
+        kept = {name: value for name, value in self.state.get(p, {}).items() if isinstance(value, Tensor)}
+        return kept or None
+
+    def _hyper(self, device: torch.device) -> Tensor:
+        rows = [self._hyper_row(group) for group in self.param_groups]
+        if not self.capturable:
+            return torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
+        # One tensor for good, whose address a graph may hold. Numbers are written when they change; what is a tensor
+        # on the device is copied on every step, also on those that are replayed.
+        numbers = [[0.0 if _in_memory(value, device) else float(value) for value in row] for row in rows]
+        if self._hyper_tensor is None or self._hyper_tensor.device != device or numbers != self._hyper_rows:
+            made = torch.tensor(numbers, dtype=torch.float64)
+            if self._hyper_tensor is None or self._hyper_tensor.shape != made.shape:
+                self._hyper_tensor = made.to(device)
+            else:
+                self._hyper_tensor = self._hyper_tensor.to(device).copy_(made)
+            self._hyper_rows = numbers
+        for g, row in enumerate(rows):
+            for column, value in enumerate(row):
+                if _in_memory(value, device):
+                    self._hyper_tensor[g, column].copy_(value)
+        return self._hyper_tensor
+
+    def _factors(self, ids: list[int]) -> Tensor | None:
+        """k of every parameter from the shrinkage of the previous step; 1 where there is none."""
+        if self.treatment.compensate is None or self.table is None:
+            return None
+        q = shrinkage.projection(self.table[:-1, 8], self.table[:-1, 9])
+        k = (1.0 / q).clamp(1.0 / LARGEST_COMPENSATION, LARGEST_COMPENSATION)
+        known = dict(zip(self._progress.ids, torch.where(q > 0, k, LARGEST_COMPENSATION).tolist(), strict=True))
+        return torch.tensor([known.get(i, 1.0) for i in ids], dtype=torch.float64)
+
+    # State that resumes
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._plan = None
+        for group in self.param_groups:  # of an optimizer of torch's
+            for name in ("normalize", "quantize"):
+                group.setdefault(name, True)
+
+    def state_dict(self) -> dict:
+        """torch's; its first group has ``fastgrad``: the noise step, alpha's state, the last table."""
+        state = super().state_dict()
+        if state["param_groups"]:
+            state["param_groups"][0]["fastgrad"] = {**self._progress.state_dict(), **self._format()}
+        return state
+
+    def _format(self) -> dict:
+        """What a checkpoint must agree with beside shapes."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Loads its own state_dict, or one of the optimizer of torch that it replaces. Nothing changes on an error."""
+        groups = [dict(group) for group in state_dict["param_groups"]]
+        extra = groups[0].pop("fastgrad", None) if groups else None
+        states = self._checked_states(state_dict["state"], groups, extra)
+        super().load_state_dict({"state": {}, "param_groups": groups})
+        # torch would cast every tensor to the type of its parameter, codes and factors among them.
+        for p, state in states.items():
+            self.state[p] = state
+        if extra is not None:
+            self._progress.load_state_dict(extra)
+
+    def _checked_states(self, saved: dict, groups: list[dict], extra: dict | None) -> dict[Parameter, dict]:
+        """Copies of the saved states on the parameters' devices, each found to be what this optimizer keeps."""
+        own = [p for group in self.param_groups for p in group["params"]]
+        keys = [key for group in groups for key in group["params"]]
+        if len(own) != len(keys):
+            raise ValueError(f"state_dict: expected {len(own)} parameters, got {len(keys)}")
+        if extra is not None:
+            self._check_format(extra)
+        names = parameter_names(self.param_groups)
+        states: dict[Parameter, dict] = {}
+        loaded = [
+            {**group, **new} for group, new in zip(self.param_groups, groups, strict=False) for _ in group["params"]
+        ]
+        for name, p, key, group in zip(names, own, keys, loaded, strict=True):
+            if key not in saved:
+                continue
+            state = {k: v for k, v in saved[key].items() if v is not None}
+            self._check_state(name, state, self._new_state(p, payload_of(p), group))
+            states[p] = {k: _copy_to(v, p) for k, v in state.items()}
+        return states
+
+    def _check_format(self, extra: dict) -> None:
+        for name, value in self._format().items():
+            if extra.get(name, value) != value:
+                raise ValueError(f"state_dict: expected {name} {value!r}, as this optimizer's, got {extra[name]!r}")
+
+    def _check_state(self, name: str, state: dict[str, Any], expected: dict[str, Tensor]) -> None:
+        for key, value in expected.items():
+            if key not in state:
+                raise ValueError(f"state_dict: {name} lacks {key!r}; expected {', '.join(expected)}")
+            got = state[key]
+            if tuple(got.shape) != tuple(value.shape) or got.dtype != value.dtype:
+                raise ValueError(
+                    f"state_dict: {key} of {name}: expected {value.dtype} {list(value.shape)}, got {got.dtype} "
+                    f"{list(got.shape)}"
+                )
+        unknown = [key for key, value in state.items() if key not in expected and isinstance(value, Tensor)]
+        if unknown:
+            raise ValueError(
+                f"state_dict: {name} has {', '.join(unknown)}; expected {', '.join(expected) or 'nothing'}"
+            )
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}\n    gradients: {self.treatment.describe()}\n)"
+
+
+def _copy_to(value: Any, p: Parameter) -> Any:
+    if not isinstance(value, Tensor):
+        return deepcopy(value)
+    return value.detach().clone() if value.dim() == 0 else value.detach().to(p.device, copy=True)

@@ -1,0 +1,279 @@
+"""Weights that are kept as int8 codes with scales of blocks, and computed with layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastgrad.ops import quantize as _  # noqa: F401  (declares the op)
+from fastgrad.ops.sweeps import BLOCKS
+from fastgrad.reference import formats, scales
+
+HEADROOM = 120.0  # of 127 codes: a weight may grow a little before its block's scale has to follow
+
+
+class Int8Weight(Tensor):
+    """A weight ``codes * scale``: int8 codes [R, C] and float32 scales [R, C / block], of a float type to the outside.
+
+    It is what :func:`fastgrad.quantize_weights_` puts in the place of a weight. Linear layers and embeddings multiply
+    with it; other ops see a dense copy. Gradients are those of the dense weight; :class:`fastgrad.optim.AdamW` updates
+    codes and scales in place (docs/numerics.md, section 12).
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    @staticmethod
+    def __new__(cls, codes: Tensor, scales: Tensor, dtype: torch.dtype, requires_grad: bool = False) -> Int8Weight:
+        return Tensor._make_wrapper_subclass(
+            cls, codes.shape, dtype=dtype, device=codes.device, requires_grad=requires_grad
+        )
+
+    def __init__(self, codes: Tensor, scales: Tensor, dtype: torch.dtype, requires_grad: bool = False) -> None:
+        if codes.dtype != torch.int8 or codes.dim() != 2:
+            raise TypeError(f"codes: expected int8 of two dimensions, got {codes.dtype} {list(codes.shape)}")
+        if scales.dtype != torch.float32 or scales.dim() != 2 or scales.shape[0] != codes.shape[0]:
+            raise TypeError(
+                f"scales: expected float32 [{codes.shape[0]}, blocks], got {scales.dtype} {list(scales.shape)}"
+            )
+        self.codes, self.scales = codes, scales
+
+    @property
+    def block(self) -> int:
+        """Elements of one scale."""
+        return self.codes.shape[1] // self.scales.shape[1]
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, block: int = 128) -> Int8Weight:
+        """Rounds to nearest, with the largest block up to ``block`` that divides the rows."""
+        size = block_for(weight, block)
+        if not size:
+            raise ValueError(
+                f"weight: expected two dimensions and rows of whole multiples of 16 elements, got {list(weight.shape)}"
+            )
+        flat = weight.detach().to(torch.float32).contiguous().view(-1)
+        absmax = scales.block_absmax(flat, size)
+        s = torch.where(absmax == 0, torch.ones_like(absmax), (absmax / HEADROOM).clamp(min=2.0**-126))
+        inverse = scales.spread(scales.inverse_scale(s), size, flat.numel())
+        codes = formats.encode(flat, inverse, "int8").to(torch.int8)
+        return cls(codes.view(weight.shape), s.view(weight.shape[0], -1), weight.dtype)
+
+    def dense(self, rows: slice | None = None) -> Tensor:
+        """The numbers, rounded to nearest in the outer type; of some rows only."""
+        codes, s = (self.codes, self.scales) if rows is None else (self.codes[rows], self.scales[rows])
+        return _dense(codes, s, self.dtype)
+
+    def __repr__(self) -> str:
+        return f"Int8Weight({list(self.shape)}, dtype={self.dtype}, block={self.block})"
+
+    def __tensor_flatten__(self) -> tuple[list[str], torch.dtype]:
+        return ["codes", "scales"], self.dtype
+
+    @classmethod
+    def __tensor_unflatten__(cls, inner: dict, dtype: torch.dtype, size: object, stride: object) -> Int8Weight:
+        return cls(inner["codes"], inner["scales"], dtype)
+
+    @classmethod
+    def __torch_function__(cls, function: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None):
+        kwargs = kwargs or {}
+        handler = _FUNCTIONS.get(function)
+        if handler is not None:
+            result = handler(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None):
+        kwargs = kwargs or {}
+        handler = _DISPATCHED.get(function)
+        if handler is not None:
+            return handler(function, *args, **kwargs)
+        if function._schema.is_mutable:
+            raise NotImplementedError(
+                f"{function}: an int8 weight is written by fastgrad.optim.AdamW and by copy_ of another one only"
+            )
+        dense = torch.utils._pytree.tree_map_only(Int8Weight, Int8Weight.dense, (args, kwargs))
+        return function(*dense[0], **dense[1])
+
+
+def _dense(codes: Tensor, s: Tensor, dtype: torch.dtype) -> Tensor:
+    """codes * scale of contiguous rows."""
+    if codes.numel() == 0:
+        return codes.to(dtype)
+    block = codes.numel() // s.numel()
+    return torch.ops.fastgrad.dequantize([codes], [s], "int8", block, codes.shape, codes.stride(), [2], dtype)[0]
+
+
+class _Linear(torch.autograd.Function):
+    """y = x W^T + b. The dense weight lives during the product, in forward and in backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Int8Weight, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.weight, ctx.with_bias = weight.detach(), bias is not None
+        return F.linear(x, weight.dense().to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple:
+        (x,) = ctx.saved_tensors
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = dy @ ctx.weight.dense().to(dy.dtype)
+        flat = dy.reshape(-1, dy.shape[-1])
+        if ctx.needs_input_grad[1]:
+            dw = (flat.t() @ x.reshape(-1, x.shape[-1])).to(ctx.weight.dtype)
+        if ctx.with_bias and ctx.needs_input_grad[2]:
+            db = flat.sum(0)
+        return dx, dw, db
+
+
+class _Embedding(torch.autograd.Function):
+    """Rows of the weight; only those that are looked up become dense."""
+
+    @staticmethod
+    def forward(ctx, indices: Tensor, weight: Int8Weight, padding_index: int) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.shape, ctx.padding_index = weight.shape, padding_index
+        flat = indices.reshape(-1)
+        codes, s = weight.codes[flat], weight.scales[flat]
+        return _dense(codes, s, weight.dtype).view(*indices.shape, weight.shape[1])
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple:
+        (indices,) = ctx.saved_tensors
+        dw = torch.ops.aten.embedding_dense_backward(dy, indices, ctx.shape[0], ctx.padding_index, False)
+        return None, dw, None
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None):
+    if not isinstance(weight, Int8Weight):
+        return NotImplemented
+    if torch.is_autocast_enabled(input.device.type):
+        input = input.to(torch.get_autocast_dtype(input.device.type))
+    return _Linear.apply(input, weight, bias)
+
+
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+):
+    if not isinstance(weight, Int8Weight):
+        return NotImplemented
+    if max_norm is not None or scale_grad_by_freq or sparse:
+        raise NotImplementedError("embedding: an int8 weight takes no max_norm, scale_grad_by_freq or sparse gradients")
+    padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
+    return _Embedding.apply(input, weight, padding)
+
+
+_FUNCTIONS: dict[Callable, Callable] = {F.linear: _linear, F.embedding: _embedding}
+
+aten = torch.ops.aten
+
+
+def _each(function: Callable, weight: Int8Weight, *args, **kwargs) -> Int8Weight:
+    """The same of codes and scales; a type only concerns the outside."""
+    dtype = kwargs.pop("dtype", None) or weight.dtype
+    codes, s = function(weight.codes, *args, **kwargs), function(weight.scales, *args, **kwargs)
+    return Int8Weight(codes, s, dtype)
+
+
+def _copy(function: Callable, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    if isinstance(target, Int8Weight) and isinstance(source, Int8Weight) and target.block == source.block:
+        target.codes.copy_(source.codes)
+        target.scales.copy_(source.scales)
+        return target
+    if isinstance(target, Int8Weight):
+        return _copy(function, target, Int8Weight.from_dense(source.to(target.dtype), target.block))
+    return function(target, source.dense(), non_blocking)
+
+
+def _dense_like(function: Callable, weight: Int8Weight, *args, **kwargs) -> Tensor:
+    """zeros_like and its kin: gradients of the weight are dense."""
+    kwargs.setdefault("dtype", weight.dtype)
+    return function(weight.codes, *args, **kwargs)
+
+
+def _slice(function: Callable, weight: Int8Weight, dim: int = 0, start=None, end=None, step: int = 1) -> Tensor:
+    """Of rows only those become dense."""
+    if dim % 2 == 0 and step == 1:
+        return weight.dense(slice(start, None if end is None or end >= weight.shape[0] else end))
+    return function(weight.dense(), dim, start, end, step)
+
+
+def _alias(function: Callable, weight: Int8Weight) -> Int8Weight:
+    return Int8Weight(weight.codes, weight.scales, weight.dtype)
+
+
+_DISPATCHED: dict[Callable, Callable] = {
+    aten.detach.default: _alias,
+    aten.alias.default: _alias,
+    aten.clone.default: _each,
+    aten._to_copy.default: _each,
+    aten.copy_.default: _copy,
+    aten.slice.Tensor: _slice,
+    aten.empty_like.default: _dense_like,
+    aten.zeros_like.default: _dense_like,
+    aten.ones_like.default: _dense_like,
+    aten.new_zeros.default: _dense_like,
+}
+
+
+def block_for(weight: Tensor, block: int) -> int:
+    """The largest block up to `block` of which the rows of a matrix are whole multiples; 0 if there is none."""
+    if block not in BLOCKS:
+        raise ValueError(f"block: expected one of {', '.join(map(str, BLOCKS))}; got {block}")
+    if weight.dim() != 2:
+        return 0
+    return next((b for b in sorted(BLOCKS, reverse=True) if b <= block and weight.shape[1] % b == 0), 0)
+
+
+def quantize_weights_(
+    model: nn.Module,
+    format: str = "int8",
+    *,
+    block: int = 128,
+    eligible: Callable[[str, nn.Module], bool] | None = None,
+) -> list[str]:
+    """Keeps the weights of linear layers and embeddings as int8 codes, in place; gives their names.
+
+        w = codes * scale,  one float32 scale for up to ``block`` elements of a row: 1 + 4/block bytes per weight
+
+    model: its ``nn.Linear`` and ``nn.Embedding`` layers are treated, of them those for which ``eligible(name, module)``
+        holds. Rows must be whole multiples of 16 elements; layers with others stay as they are. Tied weights stay tied.
+        The dense weight of one layer at a time exists, in forward and backward.
+    format: ``"int8"``.
+
+    Train with :class:`fastgrad.optim.AdamW`: the update is rounded stochastically into the codes, no float copy exists.
+    """
+    if format != "int8":
+        raise ValueError(f"format: expected 'int8', got {format!r}")
+    made: dict[int, nn.Parameter] = {}
+    names = []
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, nn.Embedding)) or (eligible is not None and not eligible(name, module)):
+            continue
+        weight = module.weight
+        if isinstance(weight, Int8Weight) or not block_for(weight, block):
+            continue
+        if id(weight) not in made:
+            quantized = Int8Weight.from_dense(weight, block)
+            made[id(weight)] = nn.Parameter(quantized, requires_grad=weight.requires_grad)
+            made[id(weight)]._dense_weight = weight  # keeps its id from being used again
+        module.weight = made[id(weight)]
+        names.append(f"{name}.weight" if name else "weight")
+    for parameter in made.values():
+        del parameter._dense_weight
+    return names
+
+
+torch.serialization.add_safe_globals([Int8Weight])
