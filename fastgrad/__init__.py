@@ -20,6 +20,8 @@ from fastgrad.ops import (
     quantize_grad,
     sgd_step_,
 )
+from fastgrad.release import release_gradients
+from fastgrad.weights import quantize_weights_
 
 if TYPE_CHECKING:
     from fastgrad.monitor import Monitor
@@ -40,6 +42,8 @@ __all__ = [
     "optim",
     "quantize",
     "quantize_grad",
+    "quantize_weights_",
+    "release_gradients",
     "sgd_step_",
     "shrinkage",
 ]

@@ -216,7 +216,7 @@ class AdamW(FusedOptimizer):
 
         if sharded is None or not self.factored:
             return run("all", lists["none"], lists["none"])
-        row_sums, column_sums = sharded.empty_sums(plan.states, plan.payloads)
+        row_sums, column_sums = sharded.empty_sums(plan.states, [payload.rows for payload in plan.payloads])
         run("sums", row_sums, column_sums)
         sharded.add_over_ranks(column_sums)
         return run("update", row_sums, column_sums)

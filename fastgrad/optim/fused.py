@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from fastgrad import shrinkage
 from fastgrad.ops import checks
 from fastgrad.ops.normalize_quantize import resolve_alpha
 from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE
-from fastgrad.optim.payload import Payload, payload_of
+from fastgrad.optim.payload import Payload, is_sharded, local_of, payload_of
 from fastgrad.optim.treatment import (
     LARGEST_COMPENSATION,
     Observer,
@@ -59,7 +59,8 @@ class Plan:
     states: list[dict] = field(default_factory=list)  # of each parameter, by name
     new: list[int] = field(default_factory=list)  # places of states that are not the optimizer's yet
     lists: dict[str, list[Tensor]] = field(default_factory=dict)  # states as the op takes them
-    grads: list[Tensor] = field(default_factory=list)
+    grads: list[Tensor] = field(default_factory=list)  # what this rank has of them
+    sharded: Sharded | None = None  # where parameters are shards
 
     def holds(self, params: list[Parameter], optimizer: FusedOptimizer) -> bool:
         return (
@@ -240,7 +241,22 @@ class FusedOptimizer(Optimizer):
             measure=bool(self._observers) or treatment.stats == "lagged",
             skip=treatment.nonfinite != "propagate",
         )
-        return self._launch(plan, call)
+        return self._launch(plan, call) if plan.sharded is None else self._launch_sharded(plan, call)
+
+    def _launch_sharded(self, plan: Plan, call: Call) -> Tensor:
+        """The op on the shards of this rank, with the statistics of the whole tensors."""
+        if self.capturable:
+            raise RuntimeError("capturable: statistics of sharded parameters pass the host; expected capturable=False")
+        t, sharded = self.treatment, plan.sharded
+        whole = sharded.measure(
+            plan.grads, plan.flags, method=t.method, eps=t.eps, max_norm=t.max_norm, alpha=call.alpha,
+            state=call.alpha_state, lagged=call.lagged, inv_scale=call.inv_scale,
+        )  # fmt: skip
+        if call.skip and float(whole[-1, 5]) > 0:
+            return whole
+        lagged = whole if call.lagged is None else call.lagged
+        table = self._launch(plan, replace(call, lagged=lagged, measure=False, skip=False, sharded=sharded))
+        return sharded.merge(table, whole)
 
     def _treatment_arguments(self, plan: Plan, call: Call) -> tuple[tuple, tuple]:
         """The arguments that the ops have in common, as two runs: up to ``lagged`` and from ``two_reads`` on."""
@@ -279,7 +295,7 @@ class FusedOptimizer(Optimizer):
         if any(layout is not torch.strided for layout in map(_layout, grads)):
             for i, g in zip(plan.ids, grads, strict=True):
                 refuse_sparse(g, parameter_names(self.param_groups)[i])
-        plan.grads = grads
+        plan.grads = grads if plan.sharded is None else [local_of(g) for g in grads]
 
     def _make_plan(self, only: Parameter | None = None) -> Plan:
         """The plan of all parameters that have a gradient, or of one."""
@@ -304,6 +320,10 @@ class FusedOptimizer(Optimizer):
                     plan.new.append(i)
             plan.states.append(kept)
         plan.lists = self._lists(plan)
+        if any(is_sharded(p) for p in plan.params):
+            from fastgrad.distributed.shards import Sharded
+
+            plan.sharded = Sharded(plan.params)
         return plan
 
     def _kept_state(self, p: Parameter) -> dict[str, Tensor] | None:
@@ -389,8 +409,9 @@ class FusedOptimizer(Optimizer):
             if key not in saved:
                 continue
             state = {k: v for k, v in saved[key].items() if v is not None}
-            self._check_state(name, state, self._new_state(p, payload_of(p), group))
-            states[p] = {k: _copy_to(v, p) for k, v in state.items()}
+            expected = self._new_state(p, payload_of(p), group)
+            self._check_state(name, state, expected)
+            states[p] = {k: _copy_to(v, p, expected.get(k)) for k, v in state.items()}
         return states
 
     def _check_format(self, extra: dict) -> None:
@@ -418,7 +439,11 @@ class FusedOptimizer(Optimizer):
         return f"{super().__repr__()[:-1]}\n    gradients: {self.treatment.describe()}\n)"
 
 
-def _copy_to(value: Any, p: Parameter) -> Any:
+def _copy_to(value: Any, p: Parameter, expected: Tensor | None) -> Any:
     if not isinstance(value, Tensor):
         return deepcopy(value)
+    if expected is not None and is_sharded(expected) and not is_sharded(value):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(value, expected.device_mesh, expected.placements)
     return value.detach().clone() if value.dim() == 0 else value.detach().to(p.device, copy=True)

@@ -34,9 +34,14 @@ def payload_of(parameter: Tensor) -> Payload:
     return Payload(local)
 
 
+def is_sharded(t: Tensor) -> bool:
+    """Whether it is a DTensor. (Told without importing torch.distributed.)"""
+    return hasattr(t, "to_local")
+
+
 def local_of(t: Tensor) -> Tensor:
     """The part of a DTensor that this rank has; a plain tensor itself."""
-    return t.to_local() if hasattr(t, "to_local") else t
+    return t.to_local() if is_sharded(t) else t
 
 
 def none_like(t: Tensor) -> Tensor:

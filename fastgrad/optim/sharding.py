@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgrad.optim.payload import local_of
+from fastgrad.optim.payload import is_sharded, local_of
 
 
 def empty_state(parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype, whole: bool = False) -> Tensor:
     """An empty state of a parameter whose dim 0 is the parameter's own, sharded as that is; `whole`: on every rank."""
     device = local_of(parameter).device
-    if not hasattr(parameter, "to_local"):
+    if not is_sharded(parameter):
         return torch.empty(shape, dtype=dtype, device=device)
     from torch.distributed.tensor import DTensor, Replicate, Shard
 

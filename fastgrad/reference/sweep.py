@@ -141,7 +141,7 @@ def sweep(
         if factored[i]:
             bound = None if states.bounds is None else states.bounds[i]
             if bound is None and states.phase != "update":
-                bound = float(_mapped_absmax(per_row.get(i, table[i : i + 1, :A]), c, maps.a[i], y is x))
+                bound = float(mapped_absmax(per_row.get(i, table[i : i + 1, :A]), c, maps.a[i], y is x))
             sums = _factored_sums(y, rows[i], bound, states, i)
         if states is not None and states.phase == "sums":
             continue
@@ -158,7 +158,7 @@ def sweep(
                 if lagged is not None:
                     absmax = lagged[i, ABSMAX : ABSMAX + 1].to(torch.float32)
                 else:
-                    absmax = _mapped_absmax(per_row.get(i, table[i : i + 1, :A]), c, maps.a[i], y is x)
+                    absmax = mapped_absmax(per_row.get(i, table[i : i + 1, :A]), c, maps.a[i], y is x)
                 s = scaling.scale_from_absmax(absmax, fmt, pow2)
             noise = None
             if rounding == "stochastic":
@@ -214,12 +214,26 @@ def sweep(
             )
 
     if count:
-        sums = table[:count, SUM_YY:ZEROED]
-        table[count, SUM_YY:ZEROED] = tree(sums, add, torch.zeros_like(sums[0]))
-        for column in (ZEROED, SATURATED):  # whole numbers: exact in any order
-            table[count, column] = table[:count, column].sum()
+        table[count, SUM_YY:SCALE] = _sums_of_list(table[:count])
         table[count, ABSMAX] = table[:count, ABSMAX].max()
     return table
+
+
+def list_row(rows: Tensor, normalized: list[bool], factor: float = 1.0) -> Tensor:
+    """The list's row [16] from those of its tensors [T, 16], T > 0 (section 10); factor: alpha or the clip factor."""
+    row = torch.zeros(COLUMNS, dtype=torch.float64)
+    row[:A] = _whole(rows[:, :A], normalized)
+    row[NONFINITE] = rows[:, NONFINITE].sum()
+    row[SUM_YY:SCALE] = _sums_of_list(rows)
+    row[ABSMAX] = rows[:, ABSMAX].max()
+    row[A], row[SCALE], row[K] = factor, 1.0, 1.0
+    return row
+
+
+def _sums_of_list(rows: Tensor) -> Tensor:
+    """sum_yy, sum_yq, sum_qq, zeroed and saturated of all tensors; the counts are exact in any order."""
+    sums = rows[:, SUM_YY:ZEROED]
+    return torch.cat([tree(sums, add, torch.zeros_like(sums[0])), rows[:, ZEROED:SCALE].sum(0)])
 
 
 def _factored_sums(y: Tensor, rows: int, bound: float | None, states: States, i: int) -> Factored:
@@ -259,7 +273,7 @@ def _apply(x: Tensor, c: Tensor, a: Tensor) -> Tensor:
     return ((x.view(c.numel(), -1) - c[:, None]) * a).view(-1) if x.numel() else x
 
 
-def _mapped_absmax(parts: Tensor, c: Tensor, a: Tensor, identity: bool) -> Tensor:
+def mapped_absmax(parts: Tensor, c: Tensor, a: Tensor, identity: bool) -> Tensor:
     """A of a tensor after the map: max(|f(min)|, |f(max)|) <= FLT_MAX over its rows [R, 6] (sections 7, 10).
 
     0 where there is no finite element; |f| is 0 where it is not a number (infinite difference, a = 0).

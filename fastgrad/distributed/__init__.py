@@ -1,0 +1,1 @@
+"""fastgrad on several ranks."""
