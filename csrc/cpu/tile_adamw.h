@@ -26,22 +26,27 @@ void load_numbers(const void* memory, Type type, const Span& span, TileNumbers& 
   pad(span, to.buffer);
 }
 
-void store_numbers(TileNumbers& from, void* memory, Type type, const Span& span, Rounding rounding, uint64_t seed,
-                   uint64_t stream) {
+template <Format F>
+void round_numbers(const float* x, const Span& span, Rounding rounding, const TileNoise& noise, bool finite, uint16_t* codes) {
+  if (rounding == Rounding::nearest) return round_odd_rows<F, Rounding::nearest>(x, span, noise, nullptr, 0, codes);
+  finite ? round_rows<F, Rounding::stochastic>(x, span, noise, nullptr, 0, codes)
+         : round_odd_rows<F, Rounding::stochastic>(x, span, noise, nullptr, 0, codes);
+}
+
+void store_numbers(const TileNumbers& from, void* memory, Type type, const Span& span, Rounding rounding,
+                   const TileNoise& noise, bool finite) {
   if (type == Type::fp32) {
+    if (from.x != from.buffer && finite) return;  // is there already
     store_tile(from.x + span.begin, span.count(), memory, type, span.offset, rounding, nullptr);
     return;
   }
-  const PhiloxKeys keys(seed);
-  if (rounding == Rounding::stochastic && type == Type::bf16 && all_finite(from.x, span)) {
-    alignas(64) uint16_t codes[kTile];
-    round_rows<Format::bf16, Rounding::stochastic>(from.x, span, keys, stream, nullptr, 0, codes);
-    memcpy(static_cast<uint16_t*>(memory) + span.offset, codes + span.begin, span.count() * sizeof(uint16_t));
-    return;
+  alignas(64) uint16_t codes[kTile];
+  if (type == Type::bf16) {
+    round_numbers<Format::bf16>(from.x, span, rounding, noise, finite, codes);
+  } else {
+    round_numbers<Format::fp16>(from.x, span, rounding, noise, finite, codes);
   }
-  alignas(64) uint16_t noise[kTile];
-  if (rounding == Rounding::stochastic) noise_tile(keys, stream, span.tile, noise);
-  store_tile(from.x + span.begin, span.count(), memory, type, span.offset, rounding, noise + span.begin);
+  memcpy(static_cast<uint16_t*>(memory) + span.offset, codes + span.begin, span.count() * sizeof(uint16_t));
 }
 
 Type type_of(SecondMoment kind) {
@@ -67,12 +72,12 @@ void load_first(const AdamwState& state, const Span& span, TileBlocks& blocks, f
 }
 
 template <Format F>
-void store_first(const AdamwState& state, const Span& span, uint64_t seed, TileBlocks& blocks, const float* x) {
-  const bool finite = all_finite(x, span);
+void store_first(const AdamwState& state, const Span& span, const TileNoise& noise, TileBlocks& blocks, const float* x,
+                 bool finite) {
   for (int b = blocks.first(span); b < blocks.first(span) + blocks.count(span); ++b) {
     blocks.scales[b] = scale_for(block_absmax(x + b * blocks.block, blocks.block, finite), format_spec(F).largest, false);
   }
-  encode_blocks<F, Rounding::stochastic>(x, span, finite, PhiloxKeys(seed), state.first_stream, blocks, state.first);
+  encode_blocks<F, Rounding::stochastic>(x, span, finite, noise, blocks, state.first);
 }
 
 void load_first(const TensorJob& job, const Span& span, TileBlocks& blocks, TileNumbers& to) {
@@ -90,18 +95,19 @@ void load_first(const TensorJob& job, const Span& span, TileBlocks& blocks, Tile
   pad(span, to.buffer);
 }
 
-void store_first(const TensorJob& job, const Sweep& sweep, const Span& span, TileBlocks& blocks, TileNumbers& from) {
+void store_first(const TensorJob& job, const Span& span, const TileNoise& noise, TileBlocks& blocks, const TileNumbers& from,
+                 bool finite) {
   const AdamwState& state = job.adamw;
   const Format format = static_cast<Format>(state.first_format);
   if (state.first_scales == nullptr) {
-    return store_numbers(from, state.first, type_of(format), span, Rounding::stochastic, sweep.seed, state.first_stream);
+    return store_numbers(from, state.first, type_of(format), span, Rounding::stochastic, noise, finite);
   }
   switch (format) {
-    case Format::fp8_e4m3: return store_first<Format::fp8_e4m3>(state, span, sweep.seed, blocks, from.x);
-    case Format::fp8_e5m2: return store_first<Format::fp8_e5m2>(state, span, sweep.seed, blocks, from.x);
-    case Format::fp4_e2m1: return store_first<Format::fp4_e2m1>(state, span, sweep.seed, blocks, from.x);
-    case Format::int8: return store_first<Format::int8>(state, span, sweep.seed, blocks, from.x);
-    default: return store_first<Format::int4>(state, span, sweep.seed, blocks, from.x);
+    case Format::fp8_e4m3: return store_first<Format::fp8_e4m3>(state, span, noise, blocks, from.x, finite);
+    case Format::fp8_e5m2: return store_first<Format::fp8_e5m2>(state, span, noise, blocks, from.x, finite);
+    case Format::fp4_e2m1: return store_first<Format::fp4_e2m1>(state, span, noise, blocks, from.x, finite);
+    case Format::int8: return store_first<Format::int8>(state, span, noise, blocks, from.x, finite);
+    default: return store_first<Format::int4>(state, span, noise, blocks, from.x, finite);
   }
 }
 
@@ -127,21 +133,22 @@ void load_second(const TensorJob& job, const Span& span, TileBlocks& blocks, Til
   pad(span, to.buffer);
 }
 
-void store_roots(const AdamwState& state, const Sweep& sweep, const Span& span, TileBlocks& blocks, const float* __restrict r) {
+void store_roots(const AdamwState& state, const Span& span, const TileNoise& noise, TileBlocks& blocks,
+                 const float* __restrict r) {
   const float largest = root_bits(state) == 8 ? kRootCodes8 : kRootCodes4;
   for (int b = blocks.first(span); b < blocks.first(span) + blocks.count(span); ++b) {
     blocks.scales[b] = scale_for(largest_magnitude(r + b * blocks.block, blocks.block), largest, false);
   }
   blocks.store(span);
   alignas(64) uint8_t codes[kTile];
-  const PhiloxKeys keys(sweep.seed);
   const int shift = __builtin_ctz(static_cast<unsigned>(blocks.block)), rows = span.padded() / kColumns;
   for (int c = 0; c < kColumns; c += kFloats) {
-    const ColumnNoise noise(keys, state.second_stream, span.tile, c);
+    const ColumnNoise columns = noise.columns[c / kFloats];
+#pragma GCC unroll 8
     for (int row = 0; row < rows; ++row) {
       const int at = row * kColumns + c;
       const Floats inverse = splat<Floats>(blocks.inverses[at >> shift]);
-      store_codes(codes + at, root_code<Floats, Words>(load_floats(r + at), inverse, largest, noise.row(row)));
+      store_codes(codes + at, root_code<Floats, Words>(load_floats(r + at), inverse, largest, columns.row(row)));
     }
   }
   put_codes(span, root_bits(state), codes, state.second);
@@ -159,21 +166,19 @@ void load_parameter(const TensorJob& job, const Span& span, TileBlocks& blocks, 
   pad(span, to.buffer);
 }
 
-void store_parameter(const TensorJob& job, const Sweep& sweep, const Span& span, TileBlocks& blocks, TileNumbers& from) {
-  const Rounding rounding = static_cast<Rounding>(sweep.weight_rounding);
+void store_parameter(const TensorJob& job, const Span& span, Rounding rounding, const TileNoise& noise, TileBlocks& blocks,
+                     const TileNumbers& from, bool finite) {
   if (job.parameter_scales == nullptr) {
-    return store_numbers(from, job.parameter, job.parameter_type, span, rounding, sweep.seed, job.weight_stream);
+    return store_numbers(from, job.parameter, job.parameter_type, span, rounding, noise, finite);
   }
-  const bool finite = all_finite(from.x, span);
   for (int b = blocks.first(span); b < blocks.first(span) + blocks.count(span); ++b) {
     const float absmax = block_absmax(from.x + b * blocks.block, blocks.block, finite);
     blocks.scales[b] = parameter_scale(absmax, blocks.scales[b]);
   }
-  const PhiloxKeys keys(sweep.seed);
   if (rounding == Rounding::stochastic) {
-    encode_blocks<Format::int8, Rounding::stochastic>(from.x, span, finite, keys, job.weight_stream, blocks, job.parameter);
+    encode_blocks<Format::int8, Rounding::stochastic>(from.x, span, finite, noise, blocks, job.parameter);
   } else {
-    encode_blocks<Format::int8, Rounding::nearest>(from.x, span, finite, keys, job.weight_stream, blocks, job.parameter);
+    encode_blocks<Format::int8, Rounding::nearest>(from.x, span, finite, noise, blocks, job.parameter);
   }
 }
 
@@ -191,39 +196,71 @@ void factored_roots(const TensorJob& job, const Span& span, float* __restrict w)
   }
 }
 
-template <bool MAXIMIZE, bool FIRST_MOMENT, bool FACTORED>
-void adamw_elements(const float* __restrict q, const Span& span, float* __restrict p, float* __restrict m,
-                    float* __restrict v, float* __restrict w, const AdamwStep& constants) {
-  const AdamwStep s = constants;
-  for (int i = span.begin; i < span.end; ++i) {
-    const float d = MAXIMIZE ? -q[i] : q[i];
-    float first = d;
-    if (FIRST_MOMENT) m[i] = first = adamw_first_moment(d, m[i], s);
-    float root;
-    if (FACTORED) {
-      root = w[i];
-    } else {
-      const float second = adamw_second_moment(d, v[i], s);
-      v[i] = second;
-      const float r = sqrtf(second);
-      w[i] = r;
-      root = r * s.root;
-    }
-    p[i] = adamw_parameter(p[i], first, root, s);
+// The noises of a tile that are needed.
+struct TileNoises {
+  TileNoise parameter, first, second;
+  bool with_parameter, with_first, with_second;
+
+  void make(const TensorJob& job, const PhiloxKeys& keys, int64_t tile, int column) {
+    if (with_parameter) parameter.make(keys, job.weight_stream, tile, column);
+    if (with_first) first.make(keys, job.adamw.first_stream, tile, column);
+    if (with_second) second.make(keys, job.adamw.second_stream, tile, column);
   }
+};
+
+struct AdamwBuffers {
+  const float* q;
+  float *p, *m, *v, *w;  // w: roots of a factored moment, else where those of v go
+};
+
+struct Largest {
+  uint32_t p = 0, m = 0;  // bits of the largest magnitudes
+};
+
+// The step on whole rows. Divisions and roots keep one unit of the processor busy; the noise, which others make, is
+// made in the same loop for that reason.
+template <bool FIRST_MOMENT, bool FACTORED>
+Largest adamw_rows(const TensorJob& job, const PhiloxKeys& keys, const Span& span, const AdamwStep& constants,
+                   const AdamwBuffers& b, TileNoises& noises) {
+  const AdamwStep s = constants;
+  const int rows = span.padded() / kColumns;
+  const Words flip = Words{} + (s.maximize ? kSign : 0u);
+  Words largest_p = {}, largest_m = {};
+  int made = 0;
+  for (int r = 0; r < rows; ++r) {
+    for (; made < (r + 1) * kColumns / rows; made += kFloats) noises.make(job, keys, span.tile, made);
+#pragma GCC unroll 8
+    for (int c = 0; c < kColumns; c += kFloats) {
+      const int at = r * kColumns + c;
+      const Floats d = bits_float(float_bits(load_floats(b.q + at)) ^ flip);
+      Floats m = d, w;
+      if constexpr (FIRST_MOMENT) {
+        m = adamw_first_moment(d, load_floats(b.m + at), s);
+        largest_m = maximum(largest_m, float_bits(m) & kMagnitude);
+        store_floats(b.m + at, m);
+      }
+      if constexpr (FACTORED) {
+        w = load_floats(b.w + at);
+      } else {
+        const Floats v = adamw_second_moment(d, load_floats(b.v + at), s);
+        store_floats(b.v + at, v);
+        const Floats root = square_root(v);
+        store_floats(b.w + at, root);
+        w = root * s.root;
+      }
+      const Floats p = adamw_parameter(load_floats(b.p + at), m, w, s);
+      largest_p = maximum(largest_p, float_bits(p) & kMagnitude);
+      store_floats(b.p + at, p);
+    }
+  }
+  return {largest_lane(largest_p), largest_lane(largest_m)};
 }
 
-template <bool MAXIMIZE, bool FIRST_MOMENT>
-void adamw_elements(bool factored, const float* q, const Span& span, float* p, float* m, float* v, float* w,
-                    const AdamwStep& step) {
-  factored ? adamw_elements<MAXIMIZE, FIRST_MOMENT, true>(q, span, p, m, v, w, step)
-           : adamw_elements<MAXIMIZE, FIRST_MOMENT, false>(q, span, p, m, v, w, step);
-}
-
-// q: treated gradients at their positions in the tile.
+// q: treated gradients at their positions in the tile, padded.
 void adamw_tile(const TensorJob& job, const Sweep& sweep, const AdamwStep& step, const float* q, const Span& span) {
   const AdamwState& state = job.adamw;
   const bool factored = job.factored();
+  const Rounding rounding = static_cast<Rounding>(sweep.weight_rounding);
   TileNumbers p, m, v;
   TileBlocks p_blocks, m_blocks, v_blocks;
   p_blocks.memory = job.parameter_scales, p_blocks.block = job.parameter_block;
@@ -235,24 +272,28 @@ void adamw_tile(const TensorJob& job, const Sweep& sweep, const AdamwStep& step,
   if (step.first_moment) load_first(job, span, m_blocks, m);
   if (factored) {
     factored_roots(job, span, w);
+    pad(span, w);
   } else {
     load_second(job, span, v_blocks, v);
-    pad(span, w);
   }
-  if (step.first_moment) {
-    step.maximize ? adamw_elements<true, true>(factored, q, span, p.x, m.x, v.x, w, step)
-                  : adamw_elements<false, true>(factored, q, span, p.x, m.x, v.x, w, step);
-  } else {
-    step.maximize ? adamw_elements<true, false>(factored, q, span, p.x, m.x, v.x, w, step)
-                  : adamw_elements<false, false>(factored, q, span, p.x, m.x, v.x, w, step);
-  }
-  if (step.first_moment) store_first(job, sweep, span, m_blocks, m);
+  TileNoises noises;
+  const bool plain_first = state.first_scales == nullptr && type_of(static_cast<Format>(state.first_format)) == Type::fp32;
+  const bool plain_parameter = job.parameter_scales == nullptr && job.parameter_type == Type::fp32;
+  noises.with_parameter = rounding == Rounding::stochastic && !plain_parameter;
+  noises.with_first = step.first_moment && !plain_first;
+  noises.with_second = !factored && state.second_kind != SecondMoment::fp32;
+  const PhiloxKeys keys(sweep.seed);
+  const AdamwBuffers buffers = {q, p.x, m.x, v.x, w};
+  const auto rows = step.first_moment ? (factored ? adamw_rows<true, true> : adamw_rows<true, false>)
+                                      : (factored ? adamw_rows<false, true> : adamw_rows<false, false>);
+  const Largest largest = rows(job, keys, span, step, buffers, noises);
+  if (step.first_moment) store_first(job, span, noises.first, m_blocks, m, largest.m < kInfinity);
   if (!factored && state.second_scales == nullptr) {
-    store_numbers(v, state.second, type_of(state.second_kind), span, Rounding::stochastic, sweep.seed, state.second_stream);
+    store_numbers(v, state.second, type_of(state.second_kind), span, Rounding::stochastic, noises.second, true);
   } else if (!factored) {
-    store_roots(state, sweep, span, v_blocks, w);
+    store_roots(state, span, noises.second, v_blocks, w);
   }
-  store_parameter(job, sweep, span, p_blocks, p);
+  store_parameter(job, span, rounding, noises.parameter, p_blocks, p, largest.p < kInfinity);
 }
 
 }  // namespace

@@ -47,33 +47,43 @@ inline float block_absmax(const float* x, int block, bool finite) {
   return finite ? largest_magnitude(x, block) : bits_float(largest_finite_bits(x, block));
 }
 
-// Codes of a padded tile of finite numbers, one to a byte (or half word).
+// The noise of one tile, made ahead of its use.
+struct TileNoise {
+  alignas(64) ColumnNoise columns[kColumns / kFloats];
+
+  void make(const PhiloxKeys& keys, uint64_t stream, int64_t tile, int column) {
+    columns[column / kFloats] = ColumnNoise(keys, stream, tile, column);
+  }
+};
+
+// Codes of a padded tile of finite numbers, one to a byte (or half word). Noise is read where rounding is stochastic.
 template <Format F, Rounding R>
-void round_rows(const float* __restrict x, const Span& span, const PhiloxKeys& keys, uint64_t stream,
-                const float* __restrict inverses, int block_shift, typename StagedCode<F>::type* __restrict codes) {
+void round_rows(const float* __restrict x, const Span& span, const TileNoise& noise, const float* __restrict inverses,
+                int block_shift, typename StagedCode<F>::type* __restrict codes) {
   constexpr Scaling kScaling = F == Format::bf16 || F == Format::fp16 ? Scaling::none : Scaling::plain;
   const int rows = span.padded() / kColumns;
   for (int c = 0; c < kColumns; c += kFloats) {
-    const ColumnNoise noise = R == Rounding::stochastic ? ColumnNoise(keys, stream, span.tile, c) : ColumnNoise();
+    const ColumnNoise columns = R == Rounding::stochastic ? noise.columns[c / kFloats] : ColumnNoise();
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       const int at = r * kColumns + c;
       Floats inverse = splat<Floats>(1.0f);
       if constexpr (kScaling != Scaling::none) inverse = splat<Floats>(inverses[at >> block_shift]);
-      store_codes(codes + at, quantize_finite<F, R, kScaling>(load_floats(x + at), inverse, inverse, noise.row(r)).code);
+      store_codes(codes + at, quantize_finite<F, R, kScaling>(load_floats(x + at), inverse, inverse, columns.row(r)).code);
     }
   }
 }
 
 // Any numbers, element by element.
 template <Format F, Rounding R>
-void round_odd_rows(const float* __restrict x, const Span& span, const PhiloxKeys& keys, uint64_t stream,
+void round_odd_rows(const float* __restrict x, const Span& span, const TileNoise& noise,
                     const float* __restrict inverses, int block_shift, typename StagedCode<F>::type* __restrict codes) {
-  alignas(64) uint16_t noise[kTile] = {};
-  if constexpr (R == Rounding::stochastic) noise_tile(keys, stream, span.tile, noise);
   for (int i = span.begin; i < span.end; ++i) {
     const float inverse = inverses == nullptr ? 1.0f : inverses[i >> block_shift];
-    codes[i] = static_cast<typename StagedCode<F>::type>(quantize_any<F, R>(x[i], inverse, 1.0f, noise[i]).code);
+    const int column = i % kColumns;
+    uint32_t z = 0;
+    if constexpr (R == Rounding::stochastic) z = noise.columns[column / kFloats].row(i / kColumns)[column % kFloats];
+    codes[i] = static_cast<typename StagedCode<F>::type>(quantize_any<F, R>(x[i], inverse, 1.0f, z).code);
   }
 }
 
@@ -112,16 +122,16 @@ void decode_blocks(const Span& span, const uint8_t* __restrict codes, const Tile
 
 // Rounds a padded tile to codes in memory, under the scales that `blocks` holds.
 template <Format F, Rounding R>
-void encode_blocks(const float* x, const Span& span, bool finite, const PhiloxKeys& keys, uint64_t stream,
-                   TileBlocks& blocks, void* memory) {
+void encode_blocks(const float* x, const Span& span, bool finite, const TileNoise& noise, TileBlocks& blocks,
+                   void* memory) {
   constexpr FormatSpec spec = format_spec(F);
   alignas(64) uint8_t codes[kTile];
   blocks.store(span);
   const int shift = __builtin_ctz(static_cast<unsigned>(blocks.block));
   if (finite) {
-    round_rows<F, R>(x, span, keys, stream, blocks.inverses, shift, codes);
+    round_rows<F, R>(x, span, noise, blocks.inverses, shift, codes);
   } else {
-    round_odd_rows<F, R>(x, span, keys, stream, blocks.inverses, shift, codes);
+    round_odd_rows<F, R>(x, span, noise, blocks.inverses, shift, codes);
   }
   put_codes(span, spec.code_bits, codes, memory);
 }

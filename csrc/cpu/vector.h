@@ -28,6 +28,7 @@ inline Words mask_to_word(Mask mask) { return (Words)mask & 1u; }
 
 // Where GCC does not find the one instruction by itself.
 #if defined(__AVX512F__)
+inline Floats square_root(Floats x) { return (Floats)_mm512_sqrt_ps((__m512)x); }
 inline Floats minimum(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
 inline Floats maximum(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
 inline Words maximum(Words a, Words b) { return (Words)_mm512_max_epu32((__m512i)a, (__m512i)b); }
@@ -43,12 +44,21 @@ inline void store_codes(uint16_t* p, Words w) {
 }
 #else
 #if defined(__AVX2__)
+inline Floats square_root(Floats x) { return (Floats)_mm256_sqrt_ps((__m256)x); }
 inline Floats minimum(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
 inline Floats maximum(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
 inline Words maximum(Words a, Words b) { return (Words)_mm256_max_epu32((__m256i)a, (__m256i)b); }
 inline Words minimum(Words a, Words b) { return (Words)_mm256_min_epu32((__m256i)a, (__m256i)b); }
 inline bool any_below(Floats x, float limit) { return _mm256_movemask_ps((__m256)(x < limit)) != 0; }
 #else
+inline Floats square_root(Floats x) {
+#if defined(__SSE2__)
+  return (Floats)_mm_sqrt_ps((__m128)x);
+#else
+  for (int l = 0; l < kFloats; ++l) x[l] = __builtin_sqrtf(x[l]);
+  return x;
+#endif
+}
 inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 inline Words maximum(Words a, Words b) { return a > b ? a : b; }

@@ -46,16 +46,21 @@ FG_FN AdamwStep adamw_step(const double* hyper, double k, int64_t age) {
   return s;
 }
 
-FG_FN float adamw_first_moment(float d, float m, const AdamwStep& s) { return m + s.rate1 * (d - m); }
+template <class Float>
+FG_FN Float adamw_first_moment(Float d, Float m, const AdamwStep& s) {
+  return m + s.rate1 * (d - m);
+}
 
 // The square is bounded, so that the moment stays finite (and is FLT_MAX of a NaN).
-FG_FN float adamw_second_moment(float d, float v, const AdamwStep& s) {
-  const float square = minimum(d * d, bits_float(kFloatMax));
+template <class Float>
+FG_FN Float adamw_second_moment(Float d, Float v, const AdamwStep& s) {
+  const Float square = minimum(d * d, splat<Float>(bits_float(kFloatMax)));
   return v + s.rate2 * (square - v);
 }
 
 // w: root of the bias-corrected second moment.
-FG_FN float adamw_parameter(float p, float m, float w, const AdamwStep& s) {
+template <class Float>
+FG_FN Float adamw_parameter(Float p, Float m, Float w, const AdamwStep& s) {
   return p - (s.step * (m / (w + s.eps)) + s.decay * p);
 }
 

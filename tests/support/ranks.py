@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(function: str, ranks: int, folder: Path, *arguments: str, timeout: int = 120) -> list:
-    """Calls ``module:function(rank, ranks, *arguments)`` in ``ranks`` processes of a group; gives what each returned."""
+    """Calls ``module:function(rank, ranks, *arguments)`` in the processes of a group; gives what each returned."""
     processes = start(function, ranks, folder, *arguments)
     outputs = [p.communicate(timeout=timeout)[0] for p in processes]
     for rank, (p, output) in enumerate(zip(processes, outputs, strict=True)):
