@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from fastgrad.ops.normalize_quantize import normalize_quantize_, resolve_alpha
 from fastgrad.ops.sweeps import NORMALIZE
+from fastgrad.optim.payload import is_sharded, local_of
 from fastgrad.optim.treatment import (
     Observer,
     ObserverHandle,
@@ -19,6 +22,9 @@ from fastgrad.optim.treatment import (
     refuse_sparse,
 )
 
+if TYPE_CHECKING:
+    from fastgrad.distributed.shards import Sharded
+
 
 def attach(optimizer: Optimizer, **options: object) -> Attached:
     """Normalizes and rounds the gradients of any torch optimizer, in place, before each of its steps.
@@ -29,7 +35,8 @@ def attach(optimizer: Optimizer, **options: object) -> Attached:
     block, pow2, stats, eligible, seed, nonfinite (``propagate`` or ``error``; a hook cannot skip a step). ``p.grad``
     holds the treated gradient afterwards. Works through the step pre-hook; a closure is evaluated by the optimizer
     after the hook, so optimizers that re-evaluate (LBFGS) are refused. With a GradScaler call ``scaler.unscale_``
-    first where the optimizer would unscale inside its own fused step.
+    first where the optimizer would unscale inside its own fused step. Gradients of ``fully_shard`` are treated with the
+    statistics of the whole tensors.
 
     The handle has ``detach()``, ``table``, ``add_observer`` (for :class:`fastgrad.Monitor`) and a state_dict.
     """
@@ -50,6 +57,7 @@ class Attached:
         self.treatment = treatment
         self._progress = Progress()
         self._observers = Observers()
+        self._shards: tuple[list[int], Sharded] | None = None
         self._hook = optimizer.register_step_pre_hook(self._treat)
 
     @property
@@ -97,10 +105,18 @@ class Attached:
         if not parameters:
             return
         treatment, progress = self.treatment, self._progress.on(parameters[0].device)
-        grads = [p.grad for p in parameters]
+        grads = [local_of(p.grad) for p in parameters]
         lagged = progress.lagged_for(ids, treatment.stats)
         normalized = [g for g, f in zip(grads, flags, strict=True) if f & NORMALIZE]
         alpha, state = resolve_alpha(normalized, treatment.method, treatment.alpha, progress.alpha_state, lagged)
+        sharded = whole = None
+        if any(map(is_sharded, parameters)):
+            sharded = self._sharded(parameters)
+            whole = sharded.measure(
+                grads, flags, method=treatment.method, eps=treatment.eps, max_norm=treatment.max_norm, alpha=alpha,
+                state=state, lagged=lagged,
+            )  # fmt: skip
+            self._refuse_nonfinite(whole, ids)
         table = normalize_quantize_(
             grads,
             treatment.method,
@@ -109,8 +125,8 @@ class Attached:
             max_norm=treatment.max_norm,
             alpha=alpha,
             state=state,
-            stats=treatment.stats,
-            previous=lagged,
+            stats=treatment.stats if sharded is None else "lagged",
+            previous=whole if lagged is None else lagged,
             rounding=treatment.rounding,
             scale=treatment.scale_kind,
             block=treatment.block,
@@ -119,14 +135,27 @@ class Attached:
             step=progress.step,
             ids=ids,
             flags=flags,
-            skip_nonfinite=treatment.nonfinite == "error",
+            skip_nonfinite=treatment.nonfinite == "error" and sharded is None,
+            offsets=None if sharded is None else sharded.offsets,
         )
-        if treatment.nonfinite == "error" and float(table[-1, 5]) > 0:
-            names = parameter_names(optimizer.param_groups)
-            raise FloatingPointError(nonfinite_message(table, [names[i] for i in ids]))
+        if sharded is not None:
+            table = sharded.merge(table, whole)
+        self._refuse_nonfinite(table, ids)
         step = progress.step
         progress.advance(table, ids, False)
         self._observers.notify(step, table, parameters)
+
+    def _refuse_nonfinite(self, table: Tensor, ids: list[int]) -> None:
+        if self.treatment.nonfinite == "error" and float(table[-1, 5]) > 0:
+            names = parameter_names(self.optimizer.param_groups)
+            raise FloatingPointError(nonfinite_message(table, [names[i] for i in ids]))
+
+    def _sharded(self, parameters: list[Tensor]) -> Sharded:
+        from fastgrad.distributed.shards import Sharded
+
+        if self._shards is None or self._shards[0] != list(map(id, parameters)):
+            self._shards = list(map(id, parameters)), Sharded(parameters)
+        return self._shards[1]
 
     def __repr__(self) -> str:
         return f"Attached({type(self.optimizer).__name__}, gradients: {self.treatment.describe()})"

@@ -190,7 +190,9 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
       copy_fp32_codes(y, count, reinterpret_cast<uint32_t*>(codes));
     }
     if (job.codes != nullptr && job.quantized()) copy_codes(job, format, offset, count, codes, sweep.stream_stores);
-    if (job.out != nullptr) store_tile(q, count, job.out, job.out_type, offset, Rounding::nearest, nullptr);
+    if (job.out != nullptr) {
+      store_tile(q + span.begin, span.count(), job.out, job.out_type, span.offset, Rounding::nearest, nullptr);
+    }
     if (job.parameter == nullptr) continue;
     sweep.update == Update::adamw ? adamw_tile(job, sweep, adamw, q, span) : sgd_tile(job, sweep, q, span);
   }

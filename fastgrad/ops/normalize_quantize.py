@@ -99,6 +99,7 @@ def normalize_quantize_(
     ids: Sequence[int] | None = None,
     flags: Sequence[int] | None = None,
     skip_nonfinite: bool = False,
+    offsets: Sequence[int] | None = None,  # of shards: where each begins in its whole tensor
 ) -> Tensor:  # float64 [T+1, 16]
     """Normalizes and rounds gradients in place, measuring the shrinkage, in one sweep.
 
@@ -115,7 +116,8 @@ def normalize_quantize_(
 
     flags: per tensor, NORMALIZE (1) | QUANTIZE (2), default both. A tensor without NORMALIZE counts in no statistics
     of the whole list. skip_nonfinite: a NaN or infinity in any tensor leaves all of them as they are, bit for bit;
-    the ``nonfinite`` column of the table tells.
+    the ``nonfinite`` column of the table tells. Shards (``offsets``) take the noise of their whole tensor; nothing is
+    measured then, ``previous`` with ``stats="lagged"`` brings the whole's table.
     """
     tensors = checks.tensor_list("tensors", tensors)
     checks.normalizer(method, "one" if callable(alpha) else alpha)
@@ -131,6 +133,8 @@ def normalize_quantize_(
     checks.per_tensor("flags", flags, len(tensors), 4)
     state = checks.alpha_state(state, tensors)
     lagged = lagged_moments(stats, previous, len(tensors))
+    checks.per_tensor("offsets", offsets, len(tensors), 2**62)
+    checks.shards(offsets, method, scale, block, lagged, skip_nonfinite)
     checks.no_overlap({"tensors": tensors, "state": [state]})
     if not tensors:
         return reference_sweep([], flags=[])
@@ -139,6 +143,7 @@ def normalize_quantize_(
         return torch.ops.fastgrad.normalize_quantize_(
             tensors, flags, method, eps, max_norm, alpha, state, lagged, stats == "two_reads",
             format, rounding, scale, block, pow2, signed64(seed), step, clock, slot, "gradient", ids, skip_nonfinite,
+            offsets,
         )  # fmt: skip
 
 
@@ -197,6 +202,7 @@ def _treat(
     purpose: str,
     ids: list[int] | None,
     skip_nonfinite: bool,
+    offsets: list[int] | None = None,
 ) -> Tensor:
     table = engine.sweep(
         dense,
@@ -221,6 +227,7 @@ def _treat(
         ids=ids,
         skip_nonfinite=skip_nonfinite,
         outs=outs,
+        **({} if offsets is None else {"offsets": offsets}),
     )
     changed([state])
     return table
@@ -257,7 +264,8 @@ _ARGUMENTS = (
     "Tensor? clock, SymInt slot, str purpose, int[]? ids"
 )
 declare(
-    f"normalize_quantize_(Tensor(a!)[] tensors, {_ARGUMENTS.format('b')}, bool skip_nonfinite) -> Tensor",
+    f"normalize_quantize_(Tensor(a!)[] tensors, {_ARGUMENTS.format('b')}, bool skip_nonfinite, "
+    "int[]? offsets=None) -> Tensor",
     _in_place,
     _fake_in_place,
 )

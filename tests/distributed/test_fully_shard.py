@@ -33,3 +33,9 @@ def test_ranks_have_the_bits_of_one_process(case, count, alone, tmp_path):
         assert_same_bits(got, expected, f"{case}, rank {rank} of {count}")
         for a, b in zip(got_sums, sums, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=0.0, equal_nan=True)
+
+
+def test_attach_treats_shards_as_the_whole(tmp_path):
+    expected = ranks.run("sharded_training:treat", 1, tmp_path / "one")[0]
+    for rank, got in enumerate(ranks.run("sharded_training:treat", 3, tmp_path / "three")):
+        assert_same_bits(got, expected, f"rank {rank}")

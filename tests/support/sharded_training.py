@@ -90,3 +90,18 @@ def train(rank: int, ranks: int, case: str, steps: str = "4", release: str = "")
     exact = [t[:, :8] for t in tables]  # sums of squares depend on the order of the ranks
     sums = [t[:, 8:13] for t in tables]
     return [*snapshot(model, optimizer), *exact], sums
+
+
+def treat(rank: int, ranks: int) -> list[Tensor]:
+    """What ``attach`` makes of the gradients of one step: the bits of torch's own step depend on the shards."""
+    results = []
+    for options in ({"normalize": "autoscale", "grad_format": "fp8_e4m3"}, {"normalize": "centralize"}):
+        model = network()
+        if ranks > 1:
+            model = sharded(model)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+        fastgrad.attach(optimizer, **options)
+        backward(model, 0, rank)
+        optimizer.step()
+        results += [whole(p.grad) for p in model.parameters()]
+    return results
