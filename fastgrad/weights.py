@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from fastgrad.ops import quantize as _  # noqa: F401  (declares the op)
 from fastgrad.ops.sweeps import BLOCKS
-from fastgrad.reference import formats, scales
 
 HEADROOM = 120.0  # of 127 codes: a weight may grow a little before its block's scale has to follow
 
@@ -54,12 +53,15 @@ class Int8Weight(Tensor):
             raise ValueError(
                 f"weight: expected two dimensions and rows of whole multiples of 16 elements, got {list(weight.shape)}"
             )
-        flat = weight.detach().to(torch.float32).contiguous().view(-1)
-        absmax = scales.block_absmax(flat, size)
+        dense = weight.detach().contiguous()
+        low, high = torch.aminmax(dense.view(dense.shape[0], -1, size), dim=2)
+        absmax = torch.maximum(high, -low).to(torch.float32)
+        if not bool(torch.isfinite(absmax).all()):
+            raise ValueError("weight: expected finite numbers, int8 codes have no NaN")
         s = torch.where(absmax == 0, torch.ones_like(absmax), (absmax / HEADROOM).clamp(min=2.0**-126))
-        inverse = scales.spread(scales.inverse_scale(s), size, flat.numel())
-        codes = formats.encode(flat, inverse, "int8").to(torch.int8)
-        return cls(codes.view(weight.shape), s.view(weight.shape[0], -1), weight.dtype)
+        nearest = ("int8", "nearest", "block", size, False, [s], 0, 0, 0, "weight", None, False)
+        codes = torch.ops.fastgrad.quantize([dense], *nearest)[0][0]
+        return cls(codes.view(weight.shape), s, weight.dtype)
 
     def dense(self, rows: slice | None = None) -> Tensor:
         """The numbers, rounded to nearest in the outer type; of some rows only."""
