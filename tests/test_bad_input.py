@@ -251,3 +251,21 @@ def test_dequantize():
         "float64",
     )
     refused(lambda: fastgrad.dequantize(altered(block=4)), "scales[0]", "expected 2", "got 1")
+
+
+def test_dequantize_into_given_memory():
+    stored, _ = fastgrad.quantize(x(), "fp32")
+
+    def into(out, quantized=stored, **options):
+        return lambda: fastgrad.dequantize(quantized, out=out, **options)
+
+    refused(into(x(), dtype=torch.float32), "dtype", "expected None", "torch.float32")
+    refused(into([x(), x()]), "out", "expected 1", "got 2")
+    refused(into([None]), "out[0]", "expected a tensor", "NoneType")
+    refused(into(torch.zeros(9)), "out[0]", "(8,)", "got ((9,)")
+    refused(into(torch.zeros(16)[::2]), "out[0]", "(1,)", "(2,)")
+    refused(into(x().to("meta")), "out[0]", "cpu", "meta")
+    refused(into(torch.zeros(8, dtype=F64)), "out[0]", "float32, bfloat16 or float16", "float64")
+    refused(into(stored.codes), "out[0]", "shares memory with codes[0]")
+    one = x()
+    refused(into([one, one], [stored, stored]), "out[", "shares memory")

@@ -106,6 +106,11 @@ def op_arguments(requires_grad: bool) -> dict[str, tuple]:
             [q.scale for q in quantized],
             *("int4", 32, [5, 7, 1100], [7, 1, 1], [2, 1], torch.bfloat16),
         ),
+        "dequantize_": (
+            [q.codes for q in quantized],
+            [q.scale for q in quantized],
+            *("int4", 32, [torch.empty(5, 7), torch.empty(1100)]),
+        ),
         "normalize_quantize_": (
             *(
                 lists,
@@ -146,7 +151,7 @@ def op_arguments(requires_grad: bool) -> dict[str, tuple]:
 @pytest.mark.parametrize("requires_grad", (False, True), ids=("plain", "requires_grad"))
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op, requires_grad, request):
-    if requires_grad and library.native is None and op not in ("dequantize", "normalize_quantize_"):
+    if requires_grad and library.native is None and op not in ("dequantize", "dequantize_", "normalize_quantize_"):
         reason = "the references run with grad mode on: called by the dispatcher, they record a graph"
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     overload = getattr(torch.ops.fastgrad, op).default
@@ -187,7 +192,9 @@ def quantize_and_back(case) -> list[torch.Tensor]:
         **options,
     )
     values = [value for dtype in DTYPES for value in fastgrad.dequantize(quantized, dtype)]
-    return [table, *(q.codes for q in quantized), *(q.scale for q in quantized), *values]
+    kept = [torch.full_like(t, torch.nan, dtype=DTYPES[i % 3]) for i, t in enumerate(tensors)]
+    assert all(a is b for a, b in zip(fastgrad.dequantize(quantized, out=kept), kept, strict=True))
+    return [table, *(q.codes for q in quantized), *(q.scale for q in quantized), *values, *kept]
 
 
 @needs_native

@@ -212,19 +212,31 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
   if (sweep.stream_stores) finish_streams();
 }
 
+// Codes under one scale. `start` is even where two codes share a byte.
+template <Format F>
+void decode_run(const void* codes, float scale, int64_t start, int64_t n, float* __restrict values) {
+  if constexpr (format_spec(F).code_bits == 4) {
+    const uint8_t* pairs = static_cast<const uint8_t*>(codes) + start / 2;
+    for (int64_t i = 0; i < n / 2; ++i) {
+      values[2 * i] = dequantize_code<F>(pairs[i], scale);
+      values[2 * i + 1] = dequantize_code<F>(static_cast<uint32_t>(pairs[i] >> 4), scale);
+    }
+    if (n % 2 != 0) values[n - 1] = dequantize_code<F>(pairs[n / 2], scale);
+  } else {
+    const auto* one = static_cast<const typename StagedCode<F>::type*>(codes) + start;
+    for (int64_t i = 0; i < n; ++i) values[i] = dequantize_code<F>(one[i], scale);
+  }
+}
+
 template <Format F>
 void decode_chunk(const void* codes, const float* scales, int block, int64_t start, int64_t n, float* __restrict values) {
-  constexpr int kBits = format_spec(F).code_bits;
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t at = start + i;
-    const float scale = scales == nullptr ? 1.0f : scales[block > 0 ? at / block : 0];
-    uint32_t code;
-    if constexpr (kBits == 4) {
-      code = static_cast<uint32_t>(static_cast<const uint8_t*>(codes)[at / 2] >> (4 * (at % 2)));
-    } else {
-      code = static_cast<const typename StagedCode<F>::type*>(codes)[at];
-    }
-    values[i] = dequantize_code<F>(code, scale);
+  if (block == 0) return decode_run<F>(codes, scales == nullptr ? 1.0f : scales[0], start, n, values);
+  // A block at a time: finding the scale of every element would cost more than decoding it.
+  for (int64_t at = 0; at < n;) {
+    const int64_t b = (start + at) / block, end = (b + 1) * block - start;
+    const int64_t count = (end < n ? end : n) - at;
+    decode_run<F>(codes, scales[b], start + at, count, values + at);
+    at += count;
   }
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgrad.ops.sweeps import ALPHAS, BLOCKS, DTYPES, FORMATS, METHODS, ROUNDINGS, SCALES
 from fastgrad.reference.philox import PARAMETER_RANGE, SLOT_RANGE, STEP_RANGE
 
-_DTYPE_NAMES = "float32, bfloat16 or float16"
+DTYPE_NAMES = "float32, bfloat16 or float16"
 
 
 def one_of(name: str, value: object, valid: Sequence[object]) -> None:
@@ -91,7 +91,7 @@ def float_tensors(name: str, tensors: Sequence[Tensor], device: torch.device | N
         if not isinstance(t, Tensor):
             raise TypeError(f"{name}[{i}]: expected a tensor, got {type(t).__name__}")
         if t.dtype not in DTYPES:
-            raise TypeError(f"{name}[{i}]: expected {_DTYPE_NAMES}, got {t.dtype}")
+            raise TypeError(f"{name}[{i}]: expected {DTYPE_NAMES}, got {t.dtype}")
         if t.layout is not torch.strided:
             raise TypeError(f"{name}[{i}]: expected a dense (strided) tensor, got layout {t.layout}")
         device = t.device if device is None else device

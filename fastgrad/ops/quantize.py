@@ -262,15 +262,24 @@ declare(
 def dequantize(
     quantized: Quantized | Sequence[Quantized],
     dtype: torch.dtype | None = None,
+    *,
+    out: Tensor | Sequence[Tensor] | None = None,
 ) -> Tensor | list[Tensor]:
     """The tensors that codes stand for: ``x = decode(code) * s``, in the shape and layout they were made of.
 
     dtype: float32, bfloat16 or float16 (rounded to nearest); default: that of the tensor that was quantized. All of
     a list in one native call per dtype and format.
+    out: tensors of the quantized shapes and strides, written instead of new memory, in their own dtypes (``dtype`` is
+        not given then).
     """
     single = isinstance(quantized, Quantized)
     items = [quantized] if single else list(quantized)
-    out: list[Tensor | None] = [None] * len(items)
+    given = None if out is None else [out] if isinstance(out, Tensor) else list(out)
+    if given is not None and dtype is not None:
+        raise ValueError(f"dtype: out has dtypes of its own, expected None, got {dtype}")
+    if given is not None and len(given) != len(items):
+        raise ValueError(f"out: expected {len(items)} tensors, one per Quantized, got {len(given)}")
+    results: list[Tensor | None] = [None] * len(items)
     kinds: dict[tuple, list[int]] = {}
     for i, q in enumerate(items):
         if not isinstance(q, Quantized):
@@ -278,24 +287,43 @@ def dequantize(
         checks.one_of("format", q.format, FORMATS)
         _check_layout(f"quantized[{i}]", q)
         wanted = dtype or q.dtype
+        if given is not None:
+            _check_values(f"out[{i}]", given[i], q)
+            wanted = given[i].dtype
         if wanted not in DTYPES:
-            raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {wanted}")
+            raise TypeError(f"{'dtype' if given is None else f'out[{i}]'}: expected {checks.DTYPE_NAMES}, got {wanted}")
         kinds.setdefault((q.format, q.block, wanted), []).append(i)
+    if given is not None:
+        checks.no_overlap({"out": given}, {"codes": [q.codes for q in items], "scale": [q.scale for q in items]})
     for (format, block, wanted), places in kinds.items():
         some = [items[i] for i in places]
-        values = torch.ops.fastgrad.dequantize(
-            [q.codes for q in some],
-            [q.scale for q in some],
-            format,
-            block,
-            [size for q in some for size in q.shape],
-            [stride for q in some for stride in q.stride],
-            [len(q.shape) for q in some],
-            wanted,
-        )
+        codes, scales = [q.codes for q in some], [q.scale for q in some]
+        if given is not None:
+            values = [given[i] for i in places]
+            torch.ops.fastgrad.dequantize_(codes, scales, format, block, values)
+        else:
+            values = torch.ops.fastgrad.dequantize(
+                codes,
+                scales,
+                format,
+                block,
+                [size for q in some for size in q.shape],
+                [stride for q in some for stride in q.stride],
+                [len(q.shape) for q in some],
+                wanted,
+            )
         for i, value in zip(places, values, strict=True):
-            out[i] = value
-    return out[0] if single else out
+            results[i] = value
+    return results[0] if single else results
+
+
+def _check_values(name: str, value: Tensor, q: Quantized) -> None:
+    """Memory that codes are about to be decoded into."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    got = (tuple(value.shape), tuple(value.stride()), value.device)
+    if got != (q.shape, q.stride, q.codes.device):
+        raise ValueError(f"{name}: expected (shape, stride, device) {(q.shape, q.stride, q.codes.device)}, got {got}")
 
 
 def _check_layout(name: str, q: Quantized) -> None:
@@ -345,9 +373,25 @@ def _dequantize_fake(codes, scales, format, block, sizes, strides, dims, dtype) 
     return _empty_values(codes, sizes, strides, dims, dtype)
 
 
+def _dequantize_existing(engine: Engine, codes, scales, format, block, values) -> None:
+    _check_codes(codes, scales, format, block, values)
+    if values:
+        engine.dequantize(codes, scales, format, block, values)
+        changed(values)
+
+
+def _dequantize_existing_fake(*arguments: object) -> None:
+    return None
+
+
 declare(
     "dequantize(Tensor[] codes, Tensor[] scales, str format, int block, SymInt[] sizes, SymInt[] strides, int[] dims, "
     "ScalarType dtype) -> Tensor[]",
     _dequantize,
     _dequantize_fake,
+)
+declare(
+    "dequantize_(Tensor[] codes, Tensor[] scales, str format, int block, Tensor(a!)[] values) -> ()",
+    _dequantize_existing,
+    _dequantize_existing_fake,
 )
