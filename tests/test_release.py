@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -136,21 +137,29 @@ def test_lagged_global_values(method):
 
 
 def test_gradients_never_are_there_together():
-    """At most one parameter's gradient exists at a time."""
+    """At most one parameter's gradient exists at a time, and none is left after the step, released or not."""
     model = Network()
     optimizer = AdamW(model.parameters(), 1e-3)
-    most = 0
+    most, seen = 0, []
+    backward(model, 0)
+    seen += [weakref.ref(p.grad) for p in model.parameters() if p.grad is not None]
+    optimizer.step()
+    optimizer.zero_grad()
+    assert seen and not any(gradient() is not None for gradient in seen)
+    seen.clear()
 
     def count(p):
         nonlocal most
-        most = max(most, sum(q.grad is not None for q in model.parameters()))
+        most = max(most, sum(gradient() is not None for gradient in seen) + 1)
+        seen.append(weakref.ref(p.grad))
 
     for p in model.parameters():
         p.register_post_accumulate_grad_hook(count)  # before ours: sees the gradient
     released = fastgrad.release_gradients(model, optimizer)
     backward(model, 0)
     released.step()
-    assert most == 1
+    assert most == 1 and len(seen) == len(list(model.parameters()))
+    assert not any(gradient() is not None for gradient in seen)
 
 
 @pytest.mark.parametrize("format", ("fp32", "bf16", "fp8_e4m3", "int8"))

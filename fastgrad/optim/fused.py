@@ -241,7 +241,10 @@ class FusedOptimizer(Optimizer):
             measure=bool(self._observers) or treatment.stats == "lagged",
             skip=treatment.nonfinite != "propagate",
         )
-        return self._launch(plan, call) if plan.sharded is None else self._launch_sharded(plan, call)
+        try:
+            return self._launch(plan, call) if plan.sharded is None else self._launch_sharded(plan, call)
+        finally:
+            plan.grads = []  # they are to be freed when their owner lets go
 
     def _launch_sharded(self, plan: Plan, call: Call) -> Tensor:
         """The op on the shards of this rank, with the statistics of the whole tensors."""
