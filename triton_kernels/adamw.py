@@ -125,11 +125,11 @@ def store_plain(address, x, noise, span, KIND: tl.constexpr, ROUNDING: tl.conste
 
 
 @triton.jit
-def load_first(job, is_first, span, KIND: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
-    """The first moment; 0 at a first step."""
+def load_first(job, has_content, span, KIND: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
+    """The first moment, 0 without content."""
     first, _, at, count, full = span
     m = tl.zeros([at.shape[0], 8, 128], tl.float32)
-    if is_first == 0:
+    if has_content:
         address = tl.load(job + FIRST_MOMENT)
         if BLOCK > 0:
             codes = load_codes(address, first, at, count, full, KIND, ALIGNED)
@@ -159,11 +159,11 @@ def root_bits(kind):
 
 
 @triton.jit
-def load_second(job, is_first, span, KIND: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
-    """The second moment; 0 at a first step."""
+def load_second(job, has_content, span, KIND: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
+    """The second moment, 0 without content."""
     first, _, at, count, full = span
     v = tl.zeros([at.shape[0], 8, 128], tl.float32)
-    if is_first == 0:
+    if has_content:
         address = tl.load(job + SECOND_MOMENT)
         if BLOCK > 0:
             codes = load_bits(address, first, at, count, full, root_bits(KIND), ALIGNED)
@@ -196,13 +196,15 @@ def store_second(job, v, r, noise, span, KIND: tl.constexpr, BLOCK: tl.constexpr
 
 @triton.jit
 def load_parameter(job, span, KIND: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
+    """Its values, and the scales of its blocks (or 0)."""
     address = tl.load(job + PARAM)
     if BLOCK > 0:
         first, _, at, count, full = span
         codes = load_codes(address, first, at, count, full, KIND, ALIGNED)
-        return codes.to(tl.float32) * spread(load_scales(job, PARAM_SCALES, span, BLOCK), BLOCK)
+        of_blocks = load_scales(job, PARAM_SCALES, span, BLOCK)
+        return codes.to(tl.float32) * spread(of_blocks, BLOCK), of_blocks
     else:
-        return load_plain(address, span, KIND, ALIGNED)
+        return load_plain(address, span, KIND, ALIGNED), 0.0
 
 
 @triton.jit
@@ -214,12 +216,13 @@ def kept_scale(absmax, scale):
 
 @triton.jit
 def store_parameter(
-    job, p, noise, span, KIND: tl.constexpr, BLOCK: tl.constexpr, ROUNDING: tl.constexpr, ALIGNED: tl.constexpr
-):
+    job, p, of_blocks, noise, span,
+    KIND: tl.constexpr, BLOCK: tl.constexpr, ROUNDING: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
     address = tl.load(job + PARAM)
     if BLOCK > 0:
         first, _, at, count, full = span
-        of_blocks = kept_scale(block_absmax(p, BLOCK), load_scales(job, PARAM_SCALES, span, BLOCK))
+        of_blocks = kept_scale(block_absmax(p, BLOCK), of_blocks)
         store_scales(job, PARAM_SCALES, of_blocks, span, BLOCK)
         codes = encode(p, spread(inverse_scale(of_blocks), BLOCK), noise, KIND, ROUNDING)
         store_codes(address, first, at, codes, count, full, KIND, ALIGNED)
@@ -259,17 +262,22 @@ def adamw(
 ):
     """All of it in float32; the step is taken with the moments as computed, then each is rounded once."""
     TILES: tl.constexpr = q.shape[0]
-    is_first = tl.load(job + FLAGS) & FIRST
+    has_content = (tl.load(job + FLAGS) & FIRST) == 0
+    has_first = tl.load(hyper + 1) != 0.0  # beta1 = 0: m = d
+    p, param_scales = load_parameter(job, span, PARAMS, PARAM_BLOCK, ALIGNED)
+    if FIRSTS != ABSENT:
+        before = load_first(job, has_content & has_first, span, FIRSTS, FIRST_BLOCK, ALIGNED)
+    if SECONDS != FACTORED:
+        v = load_second(job, has_content, span, SECONDS, SECOND_BLOCK, ALIGNED)
+    tl.debug_barrier()  # a scale is read by many threads, and written by one of them
+
     d = q
     if tl.load(hyper + 5) != 0.0:
         d = q * -1.0
-    p = load_parameter(job, span, PARAMS, PARAM_BLOCK, ALIGNED)
-
     m = d
     if FIRSTS != ABSENT:
-        if tl.load(hyper + 1) != 0.0:
-            m = load_first(job, is_first, span, FIRSTS, FIRST_BLOCK, ALIGNED)
-            m = m + constant(constants, tensor, RATE1) * (d - m)
+        if has_first:
+            m = before + constant(constants, tensor, RATE1) * (d - before)
             noise = rounding_noise(seed, stream_parts, STATE, 0, tile, FIRSTS, TILES)
             store_first(job, m, noise, span, FIRSTS, FIRST_BLOCK, ALIGNED)
 
@@ -277,7 +285,6 @@ def adamw(
         first, _, at, count, _ = span
         w = factored_roots(job, first, at, count)
     else:
-        v = load_second(job, is_first, span, SECONDS, SECOND_BLOCK, ALIGNED)
         square = d * d
         square = tl.where(square < LARGEST, square, LARGEST)  # of a NaN, too
         v = v + constant(constants, tensor, RATE2) * (square - v)
@@ -291,4 +298,4 @@ def adamw(
     noise = 0
     if ROUNDING == STOCHASTIC:
         noise = rounding_noise(seed, stream_parts, WEIGHT, stream_parts[2], tile, PARAMS, TILES)
-    store_parameter(job, p, noise, span, PARAMS, PARAM_BLOCK, ROUNDING, ALIGNED)
+    store_parameter(job, p, param_scales, noise, span, PARAMS, PARAM_BLOCK, ROUNDING, ALIGNED)

@@ -1,4 +1,8 @@
-"""The factored second moment: exact sums of squares, their means and roots. Section 13 of docs/numerics.md."""
+"""The factored second moment: exact sums of squares, their means and roots. Section 13 of docs/numerics.md.
+
+A rounded square is a whole number of gaps, and so is every sum of them, below 2^52. In memory they are added up as
+those whole numbers, which makes no difference to the sums: int64 there, until `means_kernel` makes float64 of them.
+"""
 
 import triton
 import triton.language as tl
@@ -45,27 +49,36 @@ def float64s(job, COLUMN: tl.constexpr):
 
 
 @triton.jit
+def int64s(job, COLUMN: tl.constexpr):
+    return tl.load(job + COLUMN).to(tl.pointer_type(tl.int64))
+
+
+@triton.jit
 def clear_kernel(jobs, tensors, skip, SKIP: tl.constexpr, BLOCK: tl.constexpr):
     """Sets the sums of every factored tensor to 0; a program each."""
     if SKIP:
         if tl.load(skip) != 0:
             return
     job = jobs + tl.load(tensors + tl.program_id(0)) * COLUMNS
-    nothing = tl.zeros([BLOCK], tl.float64)
+    nothing = tl.zeros([BLOCK], tl.int64)
     rows, columns = tl.load(job + MATRIX_ROWS), tl.load(job + MATRIX_COLUMNS)
     for start in range(0, rows, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        tl.store(float64s(job, ROW_SUMS) + i, nothing, mask=i < rows)
+        tl.store(int64s(job, ROW_SUMS) + i, nothing, mask=i < rows)
     for start in range(0, columns, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        tl.store(float64s(job, COLUMN_SUMS) + i, nothing, mask=i < columns)
+        tl.store(int64s(job, COLUMN_SUMS) + i, nothing, mask=i < columns)
 
 
 @triton.jit
-def rounder(bound, longest_bits):
-    """`M = 1.5 * 2^(2e + 2 + L)`: what rounds squares up to bound^2 to multiples of a gap."""
+def bound_of(job, coefficients, tensor, count_of_tensors, GIVEN_BOUND: tl.constexpr):
+    """A of a tensor, and the exponent 2e + 2 + L: squares up to A^2 are rounded to gaps of 2^(2e + 2 + L - 52)."""
+    if GIVEN_BOUND:
+        bound = float_of(tl.load(job + BOUND).to(tl.int32))
+    else:
+        bound = tl.load(coefficients + 4 * count_of_tensors + tensor)
     exponent = tl.maximum(magnitude_bits(bound) >> 23, 1) - 127
-    return exp2_double(2 * exponent + 2 + longest_bits) * 1.5
+    return bound, 2 * exponent + 2 + tl.load(job + LONGEST_BITS).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["count_of_tensors"])
@@ -87,7 +100,7 @@ def squares_kernel(
     ROWS: tl.constexpr,  # taken at once
     REPEATS: tl.constexpr,  # at most
 ):
-    """Adds the rounded squares of ROWS * REPEATS rows and 128 columns to their sums: exact, so in any order."""
+    """Adds the rounded squares of ROWS * REPEATS rows and 128 columns to their sums, in any order."""
     if SKIP:
         if tl.load(skip) != 0:
             return
@@ -101,11 +114,8 @@ def squares_kernel(
     across = (columns + (SQUARE_COLUMNS - 1)) // SQUARE_COLUMNS
     column = span % across * SQUARE_COLUMNS
     first_row = span // across * (ROWS * REPEATS)
-    if GIVEN_BOUND:
-        bound = float_of(tl.load(job + BOUND).to(tl.int32))
-    else:
-        bound = tl.load(coefficients + 4 * count_of_tensors + tensor)
-    magic = rounder(bound, tl.load(job + LONGEST_BITS).to(tl.int32))
+    bound, exponent = bound_of(job, coefficients, tensor, count_of_tensors, GIVEN_BOUND)
+    magic, gaps = exp2_double(exponent) * 1.5, exp2_double(52 - exponent)
     a, c = 1.0, 0.0
     if MAPPED:
         a, c = tl.load(coefficients + tensor), tl.load(coefficients + count_of_tensors + tensor)
@@ -134,9 +144,19 @@ def squares_kernel(
         square = (size * size + magic) - magic
         of_columns += tl.sum(square, axis=0)
         own = row + tl.arange(0, ROWS)
-        tl.atomic_add(float64s(job, ROW_SUMS) + own, tl.sum(square, axis=1), mask=own < rows, sem="relaxed")
+        of_rows = (tl.sum(square, axis=1) * gaps).to(tl.int64)
+        tl.atomic_add(int64s(job, ROW_SUMS) + own, of_rows, mask=own < rows, sem="relaxed")
     own = column + tl.arange(0, SQUARE_COLUMNS)
-    tl.atomic_add(float64s(job, COLUMN_SUMS) + own, of_columns, mask=own < columns, sem="relaxed")
+    tl.atomic_add(int64s(job, COLUMN_SUMS) + own, (of_columns * gaps).to(tl.int64), mask=own < columns, sem="relaxed")
+
+
+@triton.jit
+def count_gaps(sums, count, gap, BLOCK: tl.constexpr):
+    """Whole numbers of gaps become float64 sums, in place: exact."""
+    for start in range(0, count, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        number = tl.load(sums + i, mask=i < count, other=0.0).to(tl.int64, bitcast=True)
+        tl.store(sums + i, number.to(tl.float64) * gap, mask=i < count)
 
 
 @triton.jit
@@ -172,28 +192,42 @@ def add_leaves(leaves, count, BLOCK: tl.constexpr):
     return tl.load(leaves)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count_of_tensors"])
 def means_kernel(
     jobs,
     tensors,  # int64: the factored ones
-    constants,  # float64 [T, 8]
+    coefficients,  # float32 [5, T], read where COUNTED and not GIVEN_BOUND
+    constants,  # float64 [T, 8], read where STEPS
     skip,
+    count_of_tensors,
+    COUNTED: tl.constexpr,  # the sums were made in this call
+    STEPS: tl.constexpr,  # the step is taken in this call
+    GIVEN_BOUND: tl.constexpr,
     SKIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The means of every factored tensor, in place, and from them a_i and b_j of its roots; a program each."""
+    """The sums of every factored tensor, and from them its means, in place, and a_i and b_j of its roots; a program
+    each."""
     if SKIP:
         if tl.load(skip) != 0:
             return
     tensor = tl.load(tensors + tl.program_id(0))
     job = jobs + tensor * COLUMNS
     rows, columns = tl.load(job + MATRIX_ROWS), tl.load(job + MATRIX_COLUMNS)
+    row_sums, column_sums = float64s(job, ROW_SUMS), float64s(job, COLUMN_SUMS)
+    if COUNTED:
+        _, exponent = bound_of(job, coefficients, tensor, count_of_tensors, GIVEN_BOUND)
+        gap = exp2_double(exponent - 52)
+        count_gaps(row_sums, rows, gap, BLOCK)
+        count_gaps(column_sums, columns, gap, BLOCK)
+        tl.debug_barrier()
+    if not STEPS:
+        return
     is_first = tl.load(job + FLAGS) & FIRST
     rate = tl.load(constants + tensor * CONSTANTS + RATE2_EXACT)
     correction = tl.load(constants + tensor * CONSTANTS + CORRECTION)
     row_means, column_means = float32s(job, SECOND_MOMENT), float32s(job, SECOND_SCALES)
     leaves = float64s(job, COLUMN_LEAVES)
-    row_sums, column_sums = float64s(job, ROW_SUMS), float64s(job, COLUMN_SUMS)
     move_means(row_means, row_sums, rows, columns.to(tl.float64), rate, is_first, leaves, False, BLOCK)
     whole_rows = tl.load(job + WHOLE_ROWS).to(tl.float64)
     move_means(column_means, column_sums, columns, whole_rows, rate, is_first, leaves, True, BLOCK)

@@ -34,7 +34,7 @@ from . import tables
 from .decode import dequantize_kernel
 from .measure import measure_kernel, merge_kernel
 from .normalizers import coefficients_kernel, part_absmax_kernel
-from .options import ONE_WARP, TILES, warps_for
+from .options import ONE_WARP, TILES, TWO_WARPS, warps_for
 from .process import process_kernel
 from .states import NO_STATES, Adamw
 from .table import table_kernel
@@ -253,8 +253,8 @@ def sweep(
                 adamw.sum_squares(
                     rows_, factored_, square_spans, header, grads, coefficients, written, means, inv_scale != 1.0, maps
                 )
-            if factored and phase != "sums":
-                adamw.move_means(rows_, factored_, constants, written)
+            if factored:
+                adamw.move_means(rows_, factored_, coefficients, constants, written)
 
         sums = None
         if processes:
@@ -264,9 +264,10 @@ def sweep(
                 mine = [[t[i] for i in run.tensors] if t else None for t in (grads, outs, codes, params, momenta)]
                 aligned = is_aligned(*mine) and all(leads[i] % 32 == 0 for i in run.tensors)
                 if adamw is None:
-                    kept = {**NO_STATES, "PARAMS": common_type(params)}
+                    kept, options = {**NO_STATES, "PARAMS": common_type(params)}, ONE_WARP
                 else:
-                    kept, aligned = dict(run.kind), aligned and adamw.is_aligned(run.tensors)
+                    kept, options = dict(run.kind), TWO_WARPS
+                    aligned = aligned and adamw.is_aligned(run.tensors)
                 process_kernel[(run.programs,)](
                     rows_, spans[run.first :], header, step_, coefficients, skip, means,
                     hyper, factors, constants, tile_moments, tile_sums, count, own.tiles,
@@ -290,7 +291,7 @@ def sweep(
                     FACTORS=factors is not None,
                     WEIGHT_ROUNDING=names["weight_rounding"],
                     ALIGNED=aligned,
-                    **ONE_WARP,
+                    **options,
                 )  # fmt: skip
             if moments_in_pass:
                 moments = _merge(tile_moments, own_levels, True)[-1]

@@ -18,3 +18,4 @@ def warps_for(block: int) -> dict:
 
 
 ONE_WARP = warps(1)
+TWO_WARPS = warps(2)  # of AdamW, which holds more in registers than a warp has

@@ -1,8 +1,8 @@
 """What AdamW keeps of a list of tensors, as the kernels are told of it, and the launches it needs of its own.
 
     constants                       of the steps of all tensors
-    clear, squares                  of factored second moments: their exact sums, where a call makes them
-    means                           ... and what follows from those, where it takes the step
+    clear, squares                  of factored second moments: their exact sums, where the call makes them
+    means                           ... and what follows from those
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .options import INTERPRETED, ONE_WARP, TILES, warps, warps_for
 from .tables import ABSENT, Jobs, common_type, is_aligned
 
 CONSTANTS_BLOCK = 128  # tensors of a program
-MEANS_BLOCK = 512
+MEANS_BLOCK = 1024
 SQUARE_ROWS = 8 * TILES  # at once
 SQUARE_REPEATS = 2 if INTERPRETED else 8
 _SECONDS = {
@@ -158,8 +158,16 @@ class Adamw:
             **ONE_WARP,
         )  # fmt: skip
 
-    def move_means(self, told: Tensor, tensors: Tensor, constants: Tensor, skip: Tensor | None) -> None:
-        """The means of all factored tensors, and the factors of their roots."""
+    def move_means(
+        self, told: Tensor, tensors: Tensor, coefficients: Tensor | None, constants: Tensor | None, skip: Tensor | None
+    ) -> None:
+        """The sums of all factored tensors as float64; with `constants` their means and the factors of their roots."""
         means_kernel[(len(self.factored),)](
-            told, tensors, constants, skip, SKIP=skip is not None, BLOCK=MEANS_BLOCK, **warps(8)
-        )
+            told, tensors, coefficients, constants, skip, self.count,
+            COUNTED=self.makes_sums,
+            STEPS=constants is not None,
+            GIVEN_BOUND=not self.needs_bounds,
+            SKIP=skip is not None,
+            BLOCK=MEANS_BLOCK,
+            **warps(8),
+        )  # fmt: skip
