@@ -121,6 +121,8 @@ def _adamw_cases() -> list[tuple[str, object, dict, dict]]:
         ("factored_squares_mapped", squares_kernel, {**squares, "MAPPED": True}, ONE_WARP),
         ("factored_squares_unaligned", squares_kernel, {**squares, **unaligned}, ONE_WARP),
         ("factored_means", means_kernel, means, warps(8)),
+        ("factored_sums", means_kernel, {**means, "STEPS": False, "GIVEN_BOUND": True}, warps(8)),
+        ("factored_given_sums", means_kernel, {**means, "COUNTED": False}, warps(8)),
     ]
 
 

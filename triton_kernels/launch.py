@@ -245,16 +245,16 @@ def sweep(
         constants = None
         means = part_moments[1] if by_rows else None
         if adamw is not None:
-            written = skip if skip_nonfinite else None
+            stops = skip if skip_nonfinite else None
             if phase != "sums":
                 clock = step_ if isinstance(step, Tensor) else None
                 constants = adamw.make_constants(rows_, clock, hyper, factors)
             if adamw.makes_sums:
                 adamw.sum_squares(
-                    rows_, factored_, square_spans, header, grads, coefficients, written, means, inv_scale != 1.0, maps
+                    rows_, factored_, square_spans, header, grads, coefficients, stops, means, inv_scale != 1.0, maps
                 )
             if factored:
-                adamw.move_means(rows_, factored_, coefficients, constants, written)
+                adamw.move_means(rows_, factored_, coefficients, constants, stops)
 
         sums = None
         if processes:
