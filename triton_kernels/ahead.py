@@ -10,19 +10,22 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from . import formats
+from .adamw import CODES4, CODES8, FACTORED, constants_kernel
 from .decode import dequantize_kernel
-from .launch import ONE_WARP, _warps
+from .factored import clear_kernel, means_kernel, squares_kernel
 from .measure import measure_kernel, merge_kernel
 from .memory import MIXED
 from .normalizers import ALPHAS, METHODS, coefficients_kernel, part_absmax_kernel
+from .options import ONE_WARP, TWO_WARPS, warps, warps_for
 from .process import process_kernel
 from .sgd import ABSENT
+from .states import CONSTANTS_BLOCK, MEANS_BLOCK, NO_STATES, SQUARE_REPEATS, SQUARE_ROWS
 from .table import table_kernel
 
 TARGETS = tuple(GPUTarget("cuda", capability, 32) for capability in (80, 90, 100))
 
 POINTERS = {
-    **dict.fromkeys(("jobs", "spans", "header", "bounds", "step_"), "*i64"),
+    **dict.fromkeys(("jobs", "spans", "tensors", "header", "bounds", "step_"), "*i64"),
     **dict.fromkeys(("coefficients", "factor", "part_absmax", "absmax"), "*fp32"),
     "skip": "*i32",
     **dict.fromkeys(("count", "count_of_tensors", "tiles", "parts", "leaf_total", "group_total"), "i32"),
@@ -36,6 +39,7 @@ PLAIN = {
     "OUTS": ABSENT.value,
     "PARAMS": ABSENT.value,
     "MOMENTA": ABSENT.value,
+    **NO_STATES,
     "MEASURE": False,
     "MAPPED": True,
     "CENTRALIZED": False,
@@ -48,6 +52,7 @@ PLAIN = {
     "STORE_CODES": False,
     "STORE_SCALES": False,
     "SKIP": False,
+    "SHARDED": False,
     "FACTORS": False,
     "WEIGHT_ROUNDING": 1,
 }
@@ -61,6 +66,8 @@ COEFFICIENTS = {
     "GIVEN_SCALE": False,
     "STORE_SCALES": False,
     "BY_PARTS": False,
+    "BOUND": False,
+    "MEASURED": True,
     "POW2": False,
     "FORMAT": formats.NAMES.index("fp8_e4m3"),
     "LEAVES": 64,
@@ -71,16 +78,64 @@ def _format(name: str) -> int:
     return formats.NAMES.index(name)
 
 
+# How AdamW keeps parameters and states: one kernel for each.
+WAYS = {
+    "fp32": {"SECONDS": formats.FP32.value, "FIRSTS": formats.FP32.value},
+    "bf16": {"SECONDS": formats.BF16.value, "FIRSTS": formats.BF16.value, "PARAMS": formats.BF16.value},
+    "fp16": {"SECONDS": formats.FP16.value, "FIRSTS": formats.FP16.value, "PARAMS": formats.FP16.value},
+    **{
+        name: {"FIRSTS": formats.NAMES.index(name), "FIRST_BLOCK": 128, "SECONDS": CODES8.value, "SECOND_BLOCK": 128}
+        for name in ("int8", "fp8_e4m3", "fp8_e5m2")
+    },
+    **{
+        name: {"FIRSTS": formats.NAMES.index(name), "FIRST_BLOCK": 128, "SECONDS": CODES4.value, "SECOND_BLOCK": 128}
+        for name in ("int4", "fp4_e2m1")
+    },
+    "int8_weights": {
+        "PARAMS": formats.NAMES.index("int8"), "PARAM_BLOCK": 128,
+        "FIRSTS": formats.NAMES.index("int8"), "FIRST_BLOCK": 128, "SECONDS": CODES8.value, "SECOND_BLOCK": 128,
+    },
+    "factored": {"FIRSTS": formats.BF16.value, "SECONDS": FACTORED.value},
+    "factored_alone": {"SECONDS": FACTORED.value},
+}  # fmt: skip
+
+
+def _adamw_cases() -> list[tuple[str, object, dict, dict]]:
+    fp8 = {"FORMAT": _format("fp8_e4m3"), "SCALE": 1}
+    found = []
+    for name, way in WAYS.items():
+        case = {**PLAIN, "PARAMS": formats.FP32.value, **way, "MAPPED": False, "WEIGHT_ROUNDING": 0}
+        found.append((f"process_adamw_{name}", process_kernel, case, TWO_WARPS))
+        if name in ("fp32", "int8"):
+            found.append((f"process_adamw_{name}_fp8", process_kernel, {**case, **fp8, "MAPPED": True}, TWO_WARPS))
+            found.append((f"process_adamw_{name}_shard", process_kernel, {**case, "SHARDED": True}, TWO_WARPS))
+    squares = {**PLAIN, "MAPPED": False, "GIVEN_BOUND": False, "ROWS": SQUARE_ROWS, "REPEATS": SQUARE_REPEATS}
+    unaligned = {"GRADS": MIXED.value, "ALIGNED": False, "CENTRALIZED": True, "GIVEN_BOUND": True, "SKIP": True}
+    constants = {"CLOCK": True, "FACTORS": True, "BLOCK": CONSTANTS_BLOCK}
+    means = {"SKIP": True, "BLOCK": MEANS_BLOCK, "COUNTED": True, "STEPS": True, "GIVEN_BOUND": False}
+    return [
+        *found,
+        ("adamw_constants", constants_kernel, constants, warps_for(CONSTANTS_BLOCK)),
+        ("factored_clear", clear_kernel, means, warps_for(MEANS_BLOCK)),
+        ("factored_squares", squares_kernel, squares, ONE_WARP),
+        ("factored_squares_mapped", squares_kernel, {**squares, "MAPPED": True}, ONE_WARP),
+        ("factored_squares_unaligned", squares_kernel, {**squares, **unaligned}, ONE_WARP),
+        ("factored_means", means_kernel, means, warps(8)),
+        ("factored_sums", means_kernel, {**means, "STEPS": False, "GIVEN_BOUND": True}, warps(8)),
+        ("factored_given_sums", means_kernel, {**means, "COUNTED": False}, warps(8)),
+    ]
+
+
 def cases() -> list[tuple[str, object, dict, dict]]:
     """Name, kernel, compile-time arguments and launch options of everything that is compiled."""
-    few, many = _warps(64), _warps(256)
+    few, many = warps_for(64), warps_for(256)
     found = [
         ("measure", measure_kernel, PLAIN, ONE_WARP),
         ("measure_bf16", measure_kernel, {**PLAIN, "GRADS": formats.BF16.value}, ONE_WARP),
         ("measure_mixed", measure_kernel, {**PLAIN, "GRADS": MIXED.value, "ALIGNED": False, "UNSCALE": True}, ONE_WARP),
     ]
     for moments, name in ((True, "moments"), (False, "sums")):
-        found.append((f"merge_{name}", merge_kernel, {"MOMENTS": moments, "BLOCK": 32}, _warps(32)))
+        found.append((f"merge_{name}", merge_kernel, {"MOMENTS": moments, "BLOCK": 32}, warps_for(32)))
         found.append((f"merge_many_{name}", merge_kernel, {"MOMENTS": moments, "BLOCK": 256}, many))
     found.append(("part_absmax", part_absmax_kernel, {"BLOCK": 256}, many))
     for number, name in enumerate(METHODS):
@@ -114,8 +169,10 @@ def cases() -> list[tuple[str, object, dict, dict]]:
         ("process_centralize", process_kernel, {**PLAIN, **STEP, **fp8, "CENTRALIZED": True}, ONE_WARP),
         ("table", table_kernel, dict.fromkeys(("MEASURED", "SUMMED", "COEFFICIENTS", "SKIP", "FACTORS"), True)
          | {"LEAVES": 64}, few),
+        ("coefficients_bound", coefficients_kernel, {**COEFFICIENTS, "METHOD": 2, "BOUND": True}, few),
+        ("process_sgd_shard", process_kernel, {**PLAIN, **STEP, **fp8, "SHARDED": True}, ONE_WARP),
     ]  # fmt: skip
-    return found
+    return found + _adamw_cases()
 
 
 def compile_case(kernel, constants: dict, options: dict, target: GPUTarget) -> CompiledKernel:

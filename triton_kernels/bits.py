@@ -8,6 +8,7 @@ SIGN = tl.constexpr(-0x80000000)
 INFINITY = tl.constexpr(0x7F800000)
 NAN = tl.constexpr(0x7FC00000)
 FLT_MAX = tl.constexpr(0x7F7FFFFF)
+LARGEST = tl.constexpr(3.4028234663852886e38)  # the float32 of those bits
 
 
 @triton.jit

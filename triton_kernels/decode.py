@@ -32,7 +32,7 @@ def dequantize_kernel(
     scales = tl.load(job + SCALES)
     if BLOCK > 0:
         blocks = (count + BLOCK - 1) // BLOCK
-        scale = spread(given_block_scales(scales + first // BLOCK * 4, block_numbers(TILES, BLOCK), blocks), BLOCK)
+        scale = spread(given_block_scales(scales + first // BLOCK * 4, block_numbers(0, TILES, BLOCK), blocks), BLOCK)
     else:
         scale = tl.load(scales.to(tl.pointer_type(tl.float32)))
     codes = load_codes(tl.load(job + CODES), first, at, count, full, FORMAT, ALIGNED)

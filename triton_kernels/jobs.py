@@ -32,8 +32,32 @@ import triton.language as tl
     PART_TILE,
     SPAN,  # the first span, tile of the tensor's one grid
     TILE_PLACE,
-) = (tl.constexpr(i) for i in range(23))
-COLUMNS = tl.constexpr(24)
+    OFFSET,  # where a shard begins in the tensor that it is a part of
+    # What AdamW keeps
+    AGE,
+    PARAM_SCALES,
+    FIRST_MOMENT,
+    FIRST_SCALES,
+    SECOND_MOMENT,
+    SECOND_SCALES,
+    # Factored second moments
+    MATRIX_ROWS,
+    MATRIX_COLUMNS,
+    WHOLE_ROWS,  # those of the tensor that it is a shard of
+    LONGEST_BITS,  # the smallest L with 2^L not below whole rows and columns
+    SQUARE_SPAN,  # the first program of its sums
+    BOUND,  # of |y|, float32 bits, where it is given
+    ROW_SUMS,
+    COLUMN_SUMS,
+    ROW_ROOTS,
+    COLUMN_ROOTS,
+    COLUMN_LEAVES,
+) = (tl.constexpr(i) for i in range(41))
+COLUMNS = tl.constexpr(41)
+
+# A row of the constants of AdamW's steps, float64
+RATE1, RATE2, STEP_SIZE, ROOT, DENOMINATOR_EPS, DECAY, RATE2_EXACT, CORRECTION = (tl.constexpr(i) for i in range(8))
+CONSTANTS = tl.constexpr(8)
 
 # The header
 SEED, STEP, SLOT, PURPOSE, INV_SCALE, EPS, MAX_NORM = (tl.constexpr(i) for i in range(7))

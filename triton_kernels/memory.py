@@ -24,13 +24,19 @@ def pointer(address, dtype: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
+def inside(at, count):
+    """Whether there are such elements: of a shard, some of the first tile lie before it (at < 0)."""
+    return (at >= 0) & (at < count)
+
+
+@triton.jit
 def load(address, at, count, full, dtype: tl.constexpr, ALIGNED: tl.constexpr):
-    """Elements `at` (numbers from the address); 0 beyond `count`. `full`: none is beyond."""
+    """Elements `at` (numbers from the address); 0 outside [0, count). `full`: none is outside."""
     p = pointer(address, dtype, ALIGNED) + at
     if full:
         x = tl.load(p)
     else:
-        x = tl.load(p, mask=at < count, other=0)
+        x = tl.load(p, mask=inside(at, count), other=0)
     return x
 
 
@@ -40,7 +46,7 @@ def store(address, at, x, count, full, dtype: tl.constexpr, ALIGNED: tl.constexp
     if full:
         tl.store(p, x)
     else:
-        tl.store(p, x, mask=at < count)
+        tl.store(p, x, mask=inside(at, count))
 
 
 @triton.jit
@@ -120,38 +126,50 @@ def round_to(x, TYPE: tl.constexpr):
 
 
 @triton.jit
-def store_codes(address, first, at, codes, count, full, FORMAT: tl.constexpr, ALIGNED: tl.constexpr):
-    """Codes [TILES, 8, 128] of the elements `first + at` of a tensor; two to a byte where they have four bits."""
-    BITS: tl.constexpr = formats.code_bits(FORMAT)
+def store_bits(address, first, at, bits, count, full, BITS: tl.constexpr, ALIGNED: tl.constexpr):
+    """The lowest bits of int32 [TILES, 8, 128] as the elements `first + at` of a tensor; four make half a byte."""
     if BITS == 32:
-        store(address + first * 4, at, codes, count, full, tl.int32, ALIGNED)
+        store(address + first * 4, at, bits, count, full, tl.int32, ALIGNED)
     elif BITS == 16:
-        store(address + first * 2, at, codes.to(tl.int16), count, full, tl.int16, ALIGNED)
+        store(address + first * 2, at, bits.to(tl.int16), count, full, tl.int16, ALIGNED)
     elif BITS == 8:
-        store(address + first, at, codes.to(tl.int8), count, full, tl.int8, ALIGNED)
+        store(address + first, at, bits.to(tl.int8), count, full, tl.int8, ALIGNED)
     else:
-        TILES: tl.constexpr = codes.shape[0]
-        codes = tl.where(at < count, codes & 0xF, 0)
-        low, high = tl.split(tl.reshape(codes, [TILES, 8, 64, 2]))
+        TILES: tl.constexpr = bits.shape[0]
+        bits = tl.where(at < count, bits & 0xF, 0)
+        low, high = tl.split(tl.reshape(bits, [TILES, 8, 64, 2]))
         even, _ = tl.split(tl.reshape(at, [TILES, 8, 64, 2]))
         packed = (low | (high << 4)).to(tl.int8)
         store(address + first // 2, even // 2, packed, (count + 1) // 2, full, tl.int8, ALIGNED)
 
 
 @triton.jit
-def load_codes(address, first, at, count, full, FORMAT: tl.constexpr, ALIGNED: tl.constexpr):
-    """The codes (int32) of the elements `first + at`; undoes store_codes."""
-    BITS: tl.constexpr = formats.code_bits(FORMAT)
+def load_bits(address, first, at, count, full, BITS: tl.constexpr, ALIGNED: tl.constexpr):
+    """int32 of the elements `first + at`, without a sign where they have fewer than 32 bits; undoes store_bits."""
     if BITS == 32:
         return load(address + first * 4, at, count, full, tl.int32, ALIGNED)
     elif BITS == 16:
         return load(address + first * 2, at, count, full, tl.int16, ALIGNED).to(tl.int32) & 0xFFFF
     elif BITS == 8:
-        codes = load(address + first, at, count, full, tl.int8, ALIGNED).to(tl.int32)
-        return codes if formats.is_integer(FORMAT) else codes & 0xFF
+        return load(address + first, at, count, full, tl.int8, ALIGNED).to(tl.int32) & 0xFF
     else:
         TILES: tl.constexpr = at.shape[0]
         even, _ = tl.split(tl.reshape(at, [TILES, 8, 64, 2]))
         packed = load(address + first // 2, even // 2, (count + 1) // 2, full, tl.int8, ALIGNED).to(tl.int32)
-        codes = tl.reshape(tl.join(packed & 0xF, (packed >> 4) & 0xF), [TILES, 8, 128])
-        return (codes ^ 8) - 8 if formats.is_integer(FORMAT) else codes
+        return tl.reshape(tl.join(packed & 0xF, (packed >> 4) & 0xF), [TILES, 8, 128])
+
+
+@triton.jit
+def store_codes(address, first, at, codes, count, full, FORMAT: tl.constexpr, ALIGNED: tl.constexpr):
+    store_bits(address, first, at, codes, count, full, formats.code_bits(FORMAT), ALIGNED)
+
+
+@triton.jit
+def load_codes(address, first, at, count, full, FORMAT: tl.constexpr, ALIGNED: tl.constexpr):
+    """The codes of a format, with their sign where they are integers; undoes store_codes."""
+    BITS: tl.constexpr = formats.code_bits(FORMAT)
+    codes = load_bits(address, first, at, count, full, BITS, ALIGNED)
+    if formats.is_integer(FORMAT):
+        SIGN: tl.constexpr = 1 << (BITS - 1)
+        codes = (codes ^ SIGN) - SIGN
+    return codes

@@ -109,15 +109,25 @@ def part_absmax_kernel(jobs, part_moments, absmax, parts, BLOCK: tl.constexpr):
     tl.store(absmax + tensor, tl.max(largest, axis=0))
 
 
+@triton.jit
+def absmax_of(n, low, high, c, a, job, part_absmax, i, exists, BY_PARTS: tl.constexpr):
+    """A of every tensor after its map, from its moments or those of its parts; float32."""
+    absmax = tl.where(n > 0.0, mapped_absmax(low, high, c, a), 0.0)
+    if BY_PARTS:
+        parted = tl.load(job + BY_ROWS, mask=exists, other=0) != 0
+        absmax = tl.where(parted, tl.load(part_absmax + i, mask=exists, other=0.0), absmax)
+    return absmax
+
+
 @triton.jit(do_not_specialize=["count"])
 def coefficients_kernel(
     jobs,
     header,
-    moments,  # float64 [6, T], read where OWN and not LAGGED, or SKIP
+    moments,  # float64 [6, T], read where OWN and not LAGGED, or SKIP, or BOUND and MEASURED
     part_absmax,  # float32 [T], read where BY_PARTS
     lagged,  # float64 [T + 1, 16], the previous table
     state,  # float64 [2], written
-    coefficients,  # float32 [4, T], written: a, c, scale, inverse scale
+    coefficients,  # float32 [4, T] or, where BOUND, [5, T], written: a, c, scale, inverse scale, A of the moments
     factor,  # float32 [1], written: alpha or clip factor, else 1
     skip,  # int32 [1], written
     scratch,  # float64 [6, T], written
@@ -131,6 +141,8 @@ def coefficients_kernel(
     GIVEN_SCALE: tl.constexpr,
     STORE_SCALES: tl.constexpr,
     BY_PARTS: tl.constexpr,
+    BOUND: tl.constexpr,
+    MEASURED: tl.constexpr,
     FORMAT: tl.constexpr,
     POW2: tl.constexpr,
     LEAVES: tl.constexpr,  # a power of two, not below T
@@ -200,13 +212,17 @@ def coefficients_kernel(
             if LAGGED:
                 absmax = tl.load(lagged + i * TABLE_COLUMNS + ABSMAX, mask=exists, other=0.0).to(tl.float32)
             else:
-                absmax = tl.where(n > 0.0, mapped_absmax(low, high, c, a), 0.0)
-                if BY_PARTS:
-                    parted = tl.load(job + BY_ROWS, mask=exists, other=0) != 0
-                    absmax = tl.where(parted, tl.load(part_absmax + i, mask=exists, other=0.0), absmax)
+                absmax = absmax_of(n, low, high, c, a, job, part_absmax, i, exists, BY_PARTS)
             scale = tl.where(quantized, scale_for(absmax, FORMAT, POW2), 1.0)
     tl.store(coefficients + 2 * count + i, scale, mask=exists)
     tl.store(coefficients + 3 * count + i, inverse_scale(scale), mask=exists)
+    if BOUND:
+        measured = (zero, zero, zero, zero, zero, zero)
+        if MEASURED:
+            measured = load_six(moments, count, i, exists, True)
+        n, _, _, low, high, _ = measured
+        bound = absmax_of(n, low, high, c, a, job, part_absmax, i, exists, BY_PARTS)
+        tl.store(coefficients + 4 * count + i, bound, mask=exists)
     if STORE_SCALES:
         target = tl.load(job + SCALES, mask=quantized, other=0).to(tl.pointer_type(tl.float32))
         tl.store(target, scale, mask=tl.where(quantized, bad, 1.0) == 0.0)

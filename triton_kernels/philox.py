@@ -9,7 +9,7 @@ ROUNDS = tl.constexpr(7)
 M0, M1 = tl.constexpr(0xD2511F53), tl.constexpr(0xCD9E8D57)
 BUMP0, BUMP1 = tl.constexpr(0x9E3779B9), tl.constexpr(0xBB67AE85)
 WORD = tl.constexpr(0xFFFFFFFF)
-WEIGHT = tl.constexpr(1)  # the purpose of the noise of stored parameters
+WEIGHT, STATE = tl.constexpr(1), tl.constexpr(2)  # the purposes of the noise of stored parameters and states
 
 
 @triton.jit

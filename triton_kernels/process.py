@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from . import formats
+from .adamw import adamw
 from .jobs import (
     BY_ROWS,
     CODES,
@@ -14,6 +15,7 @@ from .jobs import (
     GROUP,
     ID,
     LENGTH,
+    OFFSET,
     OUT,
     OUT_TYPE,
     PURPOSE,
@@ -26,13 +28,13 @@ from .jobs import (
     N,
 )
 from .measure import bytes_of, load_gradient
-from .memory import store, store_codes, store_values
+from .memory import inside, store, store_codes, store_values
 from .moments import store_six, tile_moments, tile_shrinkage
 from .philox import pack_stream, tile_noise
 from .rounding import NEAREST, STOCHASTIC, decode, encode, was_saturated, was_zeroed
 from .scales import block_absmax, block_numbers, given_block_scales, inverse_scale, scale_for, spread
 from .sgd import ABSENT, sgd
-from .tiles import TILE, element_numbers, tile_count
+from .tiles import TILE, element_numbers, rows_passed, tile_count
 
 NO_SCALE, TENSOR_SCALE, BLOCK_SCALE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
@@ -40,22 +42,18 @@ NO_SCALE, TENSOR_SCALE, BLOCK_SCALE = tl.constexpr(0), tl.constexpr(1), tl.const
 @triton.jit
 def row_means(job, means, first, at, count):
     """c of the dim-0 row of every element `first + at`, float32."""
-    SPAN_ELEMENTS: tl.constexpr = at.shape[0] * TILE
     length = tl.load(job + LENGTH)
     row = first // length
-    place = first - row * length
-    if length >= SPAN_ELEMENTS:  # at most one row ends here
-        later = (place + at >= length).to(tl.int32)
-    else:
-        later = (place.to(tl.int32) + at) // length.to(tl.int32)
-    return tl.load(means + tl.load(job + FIRST_PART) + row + later, mask=at < count, other=0.0).to(tl.float32)
+    later = rows_passed(first - row * length, length, at)
+    mean = tl.load(means + tl.load(job + FIRST_PART) + row + later, mask=inside(at, count), other=0.0)
+    return mean.to(tl.float32)
 
 
 @triton.jit
-def scales_of_blocks(y, job, first, count, FORMAT: tl.constexpr, BLOCK: tl.constexpr, POW2: tl.constexpr,
+def scales_of_blocks(y, job, first, begin, count, FORMAT: tl.constexpr, BLOCK: tl.constexpr, POW2: tl.constexpr,
                      GIVEN_SCALE: tl.constexpr, STORE_SCALES: tl.constexpr):
     """The scale of every block [TILES, 1024 // BLOCK], measured or given, and stored if asked for."""
-    number = block_numbers(y.shape[0], BLOCK)
+    number = block_numbers(begin, y.shape[0], BLOCK)
     blocks = (count + BLOCK - 1) // BLOCK
     offset = first // BLOCK * 4
     if GIVEN_SCALE:
@@ -77,7 +75,8 @@ def process_kernel(
     skip,  # int32 [1]
     means,  # float64: the mean of every part, read where CENTRALIZED
     hyper,  # float64 [G, 8]
-    factors,  # float64 [T]
+    factors,  # float64 [T], read where FACTORS
+    constants,  # float64 [T, 8], of steps of AdamW
     tile_moments_,  # float64 [6, tiles], written where MEASURE
     tile_sums,  # float64 [6, tiles], written where FORMAT is not fp32
     count_of_tensors,
@@ -86,6 +85,11 @@ def process_kernel(
     OUTS: tl.constexpr,
     PARAMS: tl.constexpr,
     MOMENTA: tl.constexpr,
+    FIRSTS: tl.constexpr,  # how AdamW keeps its moments; SECONDS is ABSENT for SGD
+    SECONDS: tl.constexpr,
+    PARAM_BLOCK: tl.constexpr,
+    FIRST_BLOCK: tl.constexpr,
+    SECOND_BLOCK: tl.constexpr,
     UNSCALE: tl.constexpr,
     MEASURE: tl.constexpr,
     MAPPED: tl.constexpr,
@@ -99,6 +103,7 @@ def process_kernel(
     STORE_CODES: tl.constexpr,
     STORE_SCALES: tl.constexpr,
     SKIP: tl.constexpr,
+    SHARDED: tl.constexpr,
     FACTORS: tl.constexpr,
     WEIGHT_ROUNDING: tl.constexpr,
     ALIGNED: tl.constexpr,
@@ -112,14 +117,23 @@ def process_kernel(
     job = jobs + tensor * COLUMNS
     n = tl.load(job + N)
     tile = (program - tl.load(job + SPAN)) * TILES
-    first = tile * TILE
-    count = tl.minimum(n - first, TILES * TILE).to(tl.int32)
-    full = count == TILES * TILE
-    at = element_numbers(TILES)
-    exists = at < count
     own = tl.arange(0, TILES)
     place = tl.load(job + TILE_PLACE) + tile + own
-    is_tile = own * TILE < count
+    # The elements of this program are `first + at`; in the first tiles of a shard they begin at position `begin`.
+    first, begin = tile * TILE, 0
+    if SHARDED:
+        offset = tl.load(job + OFFSET)
+        start = first - offset % TILE
+        first = tl.maximum(start, 0)
+        begin = (first - start).to(tl.int32)
+        if ALIGNED:
+            begin = tl.multiple_of(begin, 32)
+        tile += offset // TILE
+    count = tl.minimum(n - first, TILES * TILE - begin).to(tl.int32)
+    full = count == TILES * TILE
+    at = element_numbers(TILES) - begin
+    exists = inside(at, count)
+    is_tile = own * TILE < begin + count
 
     x = load_gradient(job, header, first, at, count, full, GRADS, UNSCALE, ALIGNED)
     if MEASURE:
@@ -140,7 +154,9 @@ def process_kernel(
         if (flags & QUANTIZE) != 0:
             y = tl.where(exists, y, 0.0)  # beyond the end the map has made something else of it
             if SCALE == BLOCK_SCALE:
-                of_blocks = scales_of_blocks(y, job, first, count, FORMAT, BLOCK, POW2, GIVEN_SCALE, STORE_SCALES)
+                of_blocks = scales_of_blocks(
+                    y, job, first, begin, count, FORMAT, BLOCK, POW2, GIVEN_SCALE, STORE_SCALES
+                )
                 scale, inverse = spread(of_blocks, BLOCK), spread(inverse_scale(of_blocks), BLOCK)
             elif SCALE == TENSOR_SCALE:
                 scale = tl.load(coefficients + 2 * count_of_tensors + tensor)
@@ -177,5 +193,10 @@ def process_kernel(
         if FACTORS:
             factor = tl.load(factors + tensor)
         group = hyper + tl.load(job + GROUP) * 8
-        sgd(q, job, group, factor, seed, stream_parts, first, at, count, full, PARAMS, MOMENTA, WEIGHT_ROUNDING,
-            ALIGNED)
+        if SECONDS == ABSENT:
+            sgd(q, job, group, factor, seed, stream_parts, tile, first, at, count, full, PARAMS, MOMENTA,
+                WEIGHT_ROUNDING, ALIGNED)
+        else:
+            span = (first, begin, at, count, full)
+            adamw(q, job, tensor, group, constants, seed, stream_parts, tile, span, PARAMS, PARAM_BLOCK, FIRSTS,
+                  FIRST_BLOCK, SECONDS, SECOND_BLOCK, WEIGHT_ROUNDING, ALIGNED)

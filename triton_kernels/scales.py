@@ -5,7 +5,7 @@ import triton.language as tl
 
 from . import formats
 from .bits import INFINITY, divide, exp2, float_of, magnitude_bits
-from .memory import load
+from .memory import inside, load
 
 FRACTION = tl.constexpr(0x000FFFFFFFFFFFFF)
 
@@ -47,14 +47,14 @@ def spread(per_block, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def block_numbers(TILES: tl.constexpr, BLOCK: tl.constexpr):
-    """[TILES, 1024 // BLOCK] int32: the number of every block from the start of the first tile."""
+def block_numbers(begin, TILES: tl.constexpr, BLOCK: tl.constexpr):
+    """[TILES, 1024 // BLOCK] int32: the number of every block; that of position `begin` of the first tile is 0."""
     PER_TILE: tl.constexpr = 1024 // BLOCK
-    return tl.arange(0, TILES)[:, None] * PER_TILE + tl.arange(0, PER_TILE)[None, :]
+    return tl.arange(0, TILES)[:, None] * PER_TILE + tl.arange(0, PER_TILE)[None, :] - begin // BLOCK
 
 
 @triton.jit
 def given_block_scales(address, at, count):
-    """Scales made by the caller, 1 beyond the last block."""
+    """Scales made by the caller, 1 where there is no block."""
     s = load(address, at, count, False, tl.float32, False)
-    return tl.where(at < count, s, 1.0)
+    return tl.where(inside(at, count), s, 1.0)

@@ -33,6 +33,7 @@ def sgd(
     factor,  # the compensation factor k
     seed,
     stream_parts,  # of the weight noise: id, step, slot
+    tile,  # of the noise
     first,
     at,
     count,
@@ -73,5 +74,5 @@ def sgd(
     noise = 0
     if PARAMS != formats.FP32 and ROUNDING == STOCHASTIC:
         id, step, slot = stream_parts
-        noise = tile_noise(seed, pack_stream(tl.full((), WEIGHT, tl.int64), id, step, slot), first // 1024, TILES)
+        noise = tile_noise(seed, pack_stream(tl.full((), WEIGHT, tl.int64), id, step, slot), tile, TILES)
     store_values(address, type, at, p.to(tl.float32), noise, count, full, PARAMS, ROUNDING, ALIGNED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,6 +95,41 @@ def whole_grid(sizes: Sequence[int], tiles_per_program: int) -> Grid:
     return make_grid(tuple(sizes), tuple(int(n > 0) for n in sizes), tiles_per_program)
 
 
+@dataclass(frozen=True)
+class Run:
+    """The programs that treat the tensors of one kind."""
+
+    kind: Hashable
+    tensors: list[int]
+    first: int
+    programs: int
+
+
+def runs_of(grid: Grid, kinds: Sequence[Hashable]) -> tuple[Tensor, Tensor, list[Run]]:
+    """The tensor of every program of a grid, those of one kind together; the first program of every tensor, counted
+    from the first of its kind; and the runs of the kinds, without those that have no program."""
+    if len(set(kinds)) == 1:
+        every = [Run(kinds[0], list(range(len(kinds))), 0, grid.spans.numel())] if grid.spans.numel() else []
+        return grid.spans, grid.first_span, every
+    bounds = torch.cat([grid.first_span, torch.tensor([grid.spans.numel()])])
+    counts = (bounds[1:] - bounds[:-1]).tolist()
+    by_kind: dict[Hashable, list[int]] = {}
+    for i, kind in enumerate(kinds):
+        if counts[i]:
+            by_kind.setdefault(kind, []).append(i)
+    starts, runs, first = [0] * len(counts), [], 0
+    for kind, tensors in by_kind.items():
+        programs = 0
+        for i in tensors:
+            starts[i] = programs
+            programs += counts[i]
+        runs.append(Run(kind, tensors, first, programs))
+        first += programs
+    order = torch.tensor([i for run in runs for i in run.tensors], dtype=torch.int64)
+    spans = torch.repeat_interleave(order, torch.tensor([counts[i] for i in order.tolist()], dtype=torch.int64))
+    return spans, torch.tensor(starts), runs
+
+
 def sizes_of(model: Sequence[Tensor], **others: Sequence[Tensor] | None) -> list[int]:
     """Elements of every tensor; what is read and written beside it must have as many."""
     sizes = [t.numel() for t in model]
@@ -133,14 +168,16 @@ class Jobs:
             if type_column is not None:
                 self.set(type_column, [TYPES[t.dtype] for t in tensors])
 
-    def set_places(self, own: Grid, parts: Grid, lengths: Sequence[int], part_counts: Sequence[int]) -> None:
+    def set_places(
+        self, own: Grid, starts: Tensor, parts: Grid, lengths: Sequence[int], part_counts: Sequence[int]
+    ) -> None:
         """Where the programs and results of every tensor begin: in its one grid, and in that of its parts."""
         self.set(jobs.LENGTH, lengths)
         self.set(jobs.ROWS, part_counts)
         self.set(jobs.FIRST_PART, parts.first_part)
         self.set(jobs.PART_SPAN, parts.first_span)
         self.set(jobs.PART_TILE, parts.first_tile)
-        self.set(jobs.SPAN, own.first_span)
+        self.set(jobs.SPAN, starts)
         self.set(jobs.TILE_PLACE, own.first_tile)
 
 

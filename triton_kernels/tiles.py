@@ -19,6 +19,17 @@ def element_numbers(TILES: tl.constexpr):
 
 
 @triton.jit
+def rows_passed(place, length, at):
+    """How many rows of `length` elements end before the element `at`, if the first is number `place` of its row."""
+    SPAN_ELEMENTS: tl.constexpr = at.shape[0] * TILE
+    if length >= SPAN_ELEMENTS:  # at most one row ends here
+        passed = (place + at >= length).to(tl.int32)
+    else:
+        passed = (place.to(tl.int32) + at) // length.to(tl.int32)
+    return passed
+
+
+@triton.jit
 def halve(x):
     """[K, N] -> two of [K, N/2]: the columns j and j + N/2."""
     K: tl.constexpr = x.shape[0]

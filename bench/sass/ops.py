@@ -94,6 +94,7 @@ MAY_SPILL: tuple[tuple[str, str], ...] = (
     (r"^measure(_mixed)?$", _TRITON),
     (r"^coefficients_autoscale", _TRITON),
     (r"^process_(codes|values|sgd|centralize)", _TRITON),
+    (r"^process_adamw_(fp32_fp8|int8_shard)$", _TRITON),
     (r"^table$", _TRITON),
 )
 

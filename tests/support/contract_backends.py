@@ -126,7 +126,8 @@ def _triton_backends() -> tuple[AnyBackend, ...]:
 
 CPU_BACKENDS = _cpu_backends()
 BACKENDS = CPU_BACKENDS + _gpu_backends()
-COMPARED_BACKENDS = BACKENDS + _triton_backends()  # with the reference, case by case
+TRITON_BACKENDS = _triton_backends()
+COMPARED_BACKENDS = BACKENDS + TRITON_BACKENDS  # with the reference, case by case
 needs_native = pytest.mark.skipif(not CPU_BACKENDS, reason=f"native module {library.native_state}")
 
 
