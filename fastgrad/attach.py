@@ -33,10 +33,10 @@ def attach(optimizer: Optimizer, **options: object) -> Attached:
 
     Options are those of :class:`fastgrad.optim.SGD`: normalize, alpha, eps, max_norm, grad_format, rounding, scale,
     block, pow2, stats, eligible, seed, nonfinite (``propagate`` or ``error``; a hook cannot skip a step). ``p.grad``
-    holds the treated gradient afterwards. Works through the step pre-hook; a closure is evaluated by the optimizer
-    after the hook, so optimizers that re-evaluate (LBFGS) are refused. With a GradScaler call ``scaler.unscale_``
-    first where the optimizer would unscale inside its own fused step. Gradients of ``fully_shard`` are treated with the
-    statistics of the whole tensors.
+    holds the treated gradient afterwards. Works through the step pre-hook; with ``step(closure)`` gradients are treated
+    each time the optimizer has evaluated the closure. LBFGS, whose line search compares such evaluations, is refused.
+    With a GradScaler call ``scaler.unscale_`` first where the optimizer would unscale inside its own fused step.
+    Gradients of ``fully_shard`` are treated with the statistics of the whole tensors.
 
     The handle has ``detach()``, ``table``, ``add_observer`` (for :class:`fastgrad.Monitor`) and a state_dict.
     """
@@ -48,7 +48,7 @@ class Attached:
 
     def __init__(self, optimizer: Optimizer, treatment: Treatment) -> None:
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise TypeError("optimizer: LBFGS evaluates gradients inside its step, where a hook cannot treat them")
+            raise TypeError("optimizer: LBFGS compares gradients along a line; treated ones, with noise, mislead it")
         if treatment.nonfinite == "skip":
             raise ValueError("nonfinite: a hook cannot skip the optimizer's step; expected 'propagate' or 'error'")
         if treatment.compensate is not None:
@@ -58,7 +58,7 @@ class Attached:
         self._progress = Progress()
         self._observers = Observers()
         self._shards: tuple[list[int], Sharded] | None = None
-        self._hook = optimizer.register_step_pre_hook(self._treat)
+        self._hook = optimizer.register_step_pre_hook(self._before_step)
 
     @property
     def param_groups(self) -> list[dict]:
@@ -83,12 +83,24 @@ class Attached:
     def load_state_dict(self, state: dict) -> None:
         self._progress.load_state_dict(state)
 
+    def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer itself
+        if closure is None:
+            self._treat(optimizer)
+            return None
+
+        def treated() -> object:
+            loss = closure()
+            self._treat(optimizer)
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": treated}
+        return (args[0], treated, *args[2:]), kwargs
+
     @torch.compiler.disable
     @torch.no_grad()
-    def _treat(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        # args[0] is the optimizer itself.
-        if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:
-            raise TypeError("attach: step(closure) makes its gradients after the hook; call backward, then step()")
+    def _treat(self, optimizer: Optimizer) -> None:
         if getattr(optimizer, "grad_scale", None) is not None:
             raise RuntimeError(
                 "attach: the gradients are still scaled; call scaler.unscale_(optimizer) before scaler.step"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -15,6 +17,7 @@ from fastgrad.optim.treatment import parameter_names
 from fastgrad.reference.sweep import list_row
 
 GLOBAL_METHODS = ("clip", "autoscale")
+_NO_SCALER = "a GradScaler cannot be used with released gradients: its scale is known only after backward"
 
 
 def release_gradients(
@@ -41,6 +44,8 @@ def release_gradients(
         that is in ``released.accumulated_q``. Bytes per parameter: fp32 4, bf16 and fp16 2, fp8 and int8 1.03, int4 and
         fp4 0.53. ``released.flush()`` updates with an incomplete sum.
 
+    A loop that calls ``optimizer.step()`` itself is served by ``released.as_optimizer()``.
+
     Works with tied weights, parameters without gradients, gradient checkpointing, ``fully_shard``, schedulers and
     :class:`fastgrad.Monitor`. Not with DistributedDataParallel (it reduces gradients after they would be gone: use
     ``fully_shard``), nor a GradScaler (its scale is known after backward: train in bfloat16).
@@ -54,6 +59,7 @@ class Released:
     def __init__(self, model: nn.Module, optimizer: FusedOptimizer, accumulate: int, accumulate_format: str) -> None:
         _check(model, optimizer, accumulate, accumulate_format)
         self.optimizer = optimizer
+        self.active = True  # until remove()
         self.accumulate = accumulate
         self.skipped: dict[str, int] = {}
         self.accumulated_q: dict[str, float] = {}
@@ -65,15 +71,24 @@ class Released:
         self._sums: dict[int, Accumulator] = {}
         self._hooks = [p.register_post_accumulate_grad_hook(self._update) for p in self._parameters]
         self._guard = optimizer.register_state_dict_pre_hook(self._refuse_within_a_step)
-        optimizer._released = (
-            "step: gradients are released inside backward; call released.step() of fastgrad.release_gradients (a "
-            "GradScaler cannot be used with it: its scale is known only after backward)"
-        )
+        optimizer._released = self._refuse_step
+
+    def as_optimizer(self) -> FusedOptimizer:
+        """The optimizer, whose own ``step()`` closes the iteration from now on: for loops that call it themselves.
+
+            optimizer = fastgrad.release_gradients(model, optimizer, accumulate=4).as_optimizer()
+
+        Where such a loop calls ``step()`` an update is due: an incomplete sum is taken too, as by ``flush()``. A
+        closure is evaluated first. Errors: RuntimeError for a GradScaler, whose scale is known only after backward.
+        """
+        self.optimizer._released = self._step_of_a_loop
+        return self.optimizer
 
     def step(self) -> None:
         """Closes the iteration: the next backward is the next step. Tells observers, and schedulers that ask for it."""
         if any(0 < sums.count < self.accumulate for sums in self._sums.values()):
             return  # between micro-batches
+        self._refuse_kept_gradients()
         optimizer, progress = self.optimizer, self.optimizer._progress
         optimizer._opt_called = True  # what torch's schedulers look at
         if not self._rows:
@@ -103,6 +118,9 @@ class Released:
 
     def remove(self) -> None:
         """Leaves the optimizer and the model as they were."""
+        if not self.active:
+            return
+        self.active = False
         for hook in self._hooks:
             hook.remove()
         self._guard.remove()
@@ -157,6 +175,32 @@ class Released:
             return None
         return progress.table[[progress.ids.index(place), -1]]
 
+    def _refuse_step(self, closure: Callable | None = None) -> None:
+        raise RuntimeError(
+            "step: gradients are released inside backward; call released.step() of fastgrad.release_gradients, or let "
+            f"released.as_optimizer() end the iteration ({_NO_SCALER})"
+        )
+
+    def _step_of_a_loop(self, closure: Callable | None = None) -> object:
+        if any(getattr(self.optimizer, name, None) is not None for name in ("grad_scale", "found_inf")):
+            raise RuntimeError(f"step: {_NO_SCALER}; train in bfloat16")
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.flush()
+        return loss
+
+    def _refuse_kept_gradients(self) -> None:
+        """A gradient that is still there is of a parameter that is not updated: nobody would notice."""
+        for p in _all(self.optimizer):
+            if p.grad is not None:
+                raise RuntimeError(
+                    f"released.step: {self._names.get(id(p), 'a parameter')} {list(p.shape)} has a gradient that was "
+                    "not released: its hook was made while it was frozen, or for a parameter that it replaced; "
+                    "expected release_gradients after all such changes (fully_shard, accelerator.prepare)"
+                )
+
     def _refuse_twice(self, p: Parameter, place: int) -> None:
         if place in self._rows:
             raise RuntimeError(
@@ -184,7 +228,7 @@ def _check(model: nn.Module, optimizer: FusedOptimizer, accumulate: int, accumul
         raise TypeError(
             "model: DistributedDataParallel reduces gradients after they would have been released; use fully_shard"
         )
-    if optimizer._released:
+    if optimizer._released is not None:
         raise RuntimeError("optimizer: its gradients are released already")
     checks.one_of("accumulate_format", accumulate_format, FORMATS)
     if not isinstance(accumulate, int) or not 1 <= accumulate <= 4096:

@@ -71,6 +71,11 @@ class Int8Weight(Tensor):
     def __repr__(self) -> str:
         return f"Int8Weight({list(self.shape)}, dtype={self.dtype}, block={self.block})"
 
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        # torch's own way for such tensors refuses a map_location that is a function.
+        made_of = (self.codes, self.scales, self.dtype, self.requires_grad, isinstance(self, nn.Parameter))
+        return _rebuild, made_of
+
     def __tensor_flatten__(self) -> tuple[list[str], torch.dtype]:
         return ["codes", "scales"], self.dtype
 
@@ -109,6 +114,13 @@ def _dense(codes: Tensor, s: Tensor, dtype: torch.dtype) -> Tensor:
         return codes.to(dtype)
     block = codes.numel() // s.numel()
     return torch.ops.fastgrad.dequantize([codes], [s], "int8", block, codes.shape, codes.stride(), [2], dtype)[0]
+
+
+def _rebuild(codes: Tensor, s: Tensor, dtype: torch.dtype, requires_grad: bool, parameter: bool) -> Int8Weight:
+    """From a file."""
+    if parameter:
+        return nn.Parameter(Int8Weight(codes, s, dtype), requires_grad)
+    return Int8Weight(codes, s, dtype, requires_grad)
 
 
 class _Linear(torch.autograd.Function):
@@ -177,7 +189,20 @@ def _embedding(
     return _Embedding.apply(input, weight, padding)
 
 
-_FUNCTIONS: dict[Callable, Callable] = {F.linear: _linear, F.embedding: _embedding}
+def _no_storage(weight: Tensor, *args: object) -> None:
+    """What safetensors asks for."""
+    raise RuntimeError(
+        f"{weight!r} has no storage of its own, it is codes and scales, so safetensors cannot hold it. Export with "
+        "fastgrad.weights.dense_state_dict(model), as in model.save_pretrained(folder, state_dict=...); torch.save "
+        "keeps it exactly (accelerate: save_state(folder, safe_serialization=False))"
+    )
+
+
+_FUNCTIONS: dict[Callable, Callable] = {
+    F.linear: _linear,
+    F.embedding: _embedding,
+    Tensor.storage: _no_storage,
+}
 
 aten = torch.ops.aten
 
@@ -278,4 +303,24 @@ def quantize_weights_(
     return names
 
 
-torch.serialization.add_safe_globals([Int8Weight])
+def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """``model.state_dict()`` with plain tensors in the place of int8 weights, for safetensors and ``save_pretrained``.
+
+        w = codes * scale, rounded to nearest in the outer type
+
+    Tied weights share their dense copy, too. The copies take the memory of the model before
+    :func:`fastgrad.quantize_weights_`. Loaded into quantized weights they are rounded again: what resumes a training
+    bit for bit is ``torch.save(model.state_dict())``.
+    """
+    dense: dict[tuple, Tensor] = {}
+    state = model.state_dict()
+    for name, value in state.items():
+        if isinstance(value, Int8Weight):
+            key = (value.codes.data_ptr(), value.shape)
+            if key not in dense:
+                dense[key] = value.dense()
+            state[name] = dense[key]
+    return state
+
+
+torch.serialization.add_safe_globals([Int8Weight, _rebuild])

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("fastgrad", "triton_kernels", "medclm", "bench", "tests")
+FOLDERS = ("fastgrad", "triton_kernels", "medclm", "bench", "examples", "tests")
 PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 CSRC = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
-OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard"}
+FRAMEWORKS = {"transformers", "accelerate", "lightning", "safetensors"}
+OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard", *FRAMEWORKS}
 
 
 def name_of(path: Path) -> str:
@@ -122,6 +123,12 @@ def test_nothing_imports_the_commands():
     """The CIFAR commands are a leaf: no other part of the package rests on them."""
     files = [p for p in layer("fastgrad") if not under(name_of(p), "fastgrad.cifar", "fastgrad.cli")]
     assert offenders(files, lambda name: not under(name, "fastgrad.cifar")) == []
+
+
+def test_nothing_imports_the_integrations():
+    """They are leaves, too, and the only files that know a training framework."""
+    files = [p for p in layer("fastgrad") if not under(name_of(p), "fastgrad.integrations")]
+    assert offenders(files, lambda name: not under(name, "fastgrad.integrations", *FRAMEWORKS)) == []
 
 
 def test_optional_packages_are_imported_where_used():

@@ -329,3 +329,52 @@ def test_reentrant_checkpoints_are_updated_once_or_refused():
     with pytest.raises(RuntimeError, match="use_reentrant=False"):
         y.sum().backward()
     both_used.remove()
+
+
+def test_a_loop_that_calls_step_itself():
+    """as_optimizer: step(closure) and a last, incomplete sum; the bits are those of torch's own sums."""
+    results = []
+    for release in (False, True):
+        model = Network()
+        optimizer = AdamW(model.parameters(), 1e-3, state_format="int8")
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, 1.0, 3)
+        if release:
+            handle = fastgrad.release_gradients(model, optimizer, accumulate=3, accumulate_format="fp32")
+            assert handle.as_optimizer() is optimizer
+        for window in ((0, 1, 3), (4, 5)):  # of three micro-batches, and of what is left
+            for batch in window[:-1]:
+                backward(model, batch)
+            loss = optimizer.step(lambda last=window[-1], model=model: backward(model, last))
+            assert loss.shape == () and loss > 0
+            scheduler.step()
+            optimizer.zero_grad()
+        assert optimizer._progress.step == 2
+        results.append(tensors(model, optimizer))
+    assert_same_bits(results[1], results[0], "as_optimizer")
+    handle.remove()
+    assert not handle.active
+    backward(model, 6)
+    optimizer.step()  # its own again
+    assert optimizer._progress.step == 3
+
+
+def test_a_loop_with_a_scaler_is_refused():
+    model = Network()
+    optimizer = fastgrad.release_gradients(model, AdamW(model.parameters())).as_optimizer()
+    optimizer.found_inf = torch.zeros(())  # what GradScaler.step sets
+    with pytest.raises(RuntimeError, match="GradScaler"):
+        optimizer.step()
+
+
+def test_gradients_of_parameters_that_are_not_released_are_noticed():
+    """Frozen when the hooks were made; or not the ones that had them, as after fully_shard."""
+    model = Network()
+    model.extra.weight.requires_grad_(False)
+    optimizer = AdamW(model.named_parameters(), 1e-3)
+    released = fastgrad.release_gradients(model, optimizer)
+    backward(model, 0)
+    released.step()
+    model.extra.weight.requires_grad_(True)
+    backward(model, 1)
+    with pytest.raises(RuntimeError, match=r"extra\.weight .* not released"):
+        released.step()

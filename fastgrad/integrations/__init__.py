@@ -1,0 +1,1 @@
+"""fastgrad in training frameworks; each module needs the framework it is named after."""
