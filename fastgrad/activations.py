@@ -150,6 +150,9 @@ class compress_saved_tensors:
 
         saved = dequantize(quantize(x)),   E[saved] = x
 
+    (to 2^-16 of a step; bfloat16 and float16 tensors are restored to the nearest number of their dtype, whose rounding
+    has no such mean: with ``pow2`` there is none to do for int8 and int4).
+
     Gradients that are linear in what was saved stay unbiased: those of the weights of linear layers and convolutions,
     of products, of ReLU (whose mask stays exact: a positive element that is rounded to zero is restored as the
     smallest positive number). Where a backward is not linear in it (GELU, softmax, normalization) the bias is of the
@@ -164,6 +167,7 @@ class compress_saved_tensors:
 
     format: int8 or fp8_e4m3 (a byte and 4 / block per element) or int4 (half a byte and 4 / block).
     block: elements per scale: 16, 32, 64, 128 or 256, in storage order.
+    pow2: scales are powers of two, rounded up: up to twice the noise, no second rounding in bfloat16.
     min_elements: smaller tensors stay as they are.
     seed, step, slot: name the noise. step: default the number of contexts entered in this process; give the training
         step to repeat a run exactly after a resume. Entering the same instance again takes the next step. slot: the
@@ -199,6 +203,7 @@ class compress_saved_tensors:
         format: str = "int8",
         *,
         block: int = 128,
+        pow2: bool = False,
         min_elements: int = 4096,
         seed: int = DEFAULT_SEED,
         step: int | None = None,
@@ -212,7 +217,8 @@ class compress_saved_tensors:
         checks.in_range("slot", slot, 0, SLOT_RANGE)
         if step is not None:
             checks.in_range("step", step, 0, STEP_RANGE)
-        self.format, self.block, self.min_elements, self.seed, self.slot = format, block, min_elements, seed, slot
+        self.format, self.block, self.pow2, self.min_elements = format, block, pow2, min_elements
+        self.seed, self.slot = seed, slot
         self.step: int | None = None  # of the noise, once entered
         self._next_step = step
         self._exact = _Storages(t.untyped_storage() for t in exact)
@@ -228,6 +234,7 @@ class compress_saved_tensors:
         self._left: Counter[str] = Counter()
         self._tensors: list[tuple[tuple[int, ...], torch.dtype, int, list[float]]] = []
 
+    @torch.compiler.disable
     def __enter__(self) -> compress_saved_tensors:
         if self._hooks is not None:
             raise RuntimeError("compress_saved_tensors: this instance is active already; make another one")
@@ -237,6 +244,7 @@ class compress_saved_tensors:
         self._hooks.__enter__()
         return self
 
+    @torch.compiler.disable
     def __exit__(self, *error: object) -> None:
         hooks, self._hooks = self._hooks, None
         hooks.__exit__(*error)
@@ -271,6 +279,7 @@ class compress_saved_tensors:
 
     # Packing ---------------------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable
     @torch.no_grad()
     def _pack(self, t: Tensor) -> _Exact | _View:
         self._saved += 1
@@ -358,8 +367,8 @@ class compress_saved_tensors:
         if self._ordinal == PARAMETER_RANGE:
             self._take_step()
         quantized, table = quantize(
-            flat, self.format, scale="block", block=self.block, seed=self.seed, step=self.step, slot=self.slot,
-            purpose="activation", ids=[self._ordinal], moments=True,
+            flat, self.format, scale="block", block=self.block, pow2=self.pow2, seed=self.seed, step=self.step,
+            slot=self.slot, purpose="activation", ids=[self._ordinal], moments=True,
         )  # fmt: skip
         row = table[0].tolist()
         least, largest, nonfinite, zeroed = row[3], row[4], row[5], row[11]
@@ -376,9 +385,10 @@ class compress_saved_tensors:
         return _Stored(quantized, rectified)
 
 
+@torch.compiler.disable
+@torch.no_grad()
 def _restore(packed: _Exact | _View) -> Tensor:
-    with torch.no_grad():
-        return packed.restore()
+    return packed.restore()
 
 
 def _once(shape: Iterable[int], stride: Iterable[int]) -> tuple[int, ...]:
@@ -390,10 +400,13 @@ def _is(known: dict, key: tuple, reference: weakref.ref) -> bool:
     return key in known and known[key][1] is reference
 
 
+_OURS = (__name__, "torch.utils._contextlib", "torch._dynamo.eval_frame")  # the hook and its decorators
+
+
 def _is_checkpoint_input() -> bool:
     """Whether torch.utils.checkpoint itself is saving: the frames under the hook are its own."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__") in (__name__, "torch.utils._contextlib"):
+    while frame is not None and frame.f_globals.get("__name__") in _OURS:
         frame = frame.f_back
     for _ in range(2):
         if frame is None:

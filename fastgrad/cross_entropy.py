@@ -182,7 +182,8 @@ class _Head:
         for begin in range(0, self.words, self.piece[1]):
             end = min(begin + self.piece[1], self.words)
             part = rows(self.weight, begin, end).to(self.options.compute).to(self.operand)
-            yield begin, end, part, None if self.bias is None else self.bias[begin:end].to(self.options.compute).to(self.sums)
+            some = None if self.bias is None else self.bias[begin:end].to(self.options.compute).to(self.sums)
+            yield begin, end, part, some
 
     def token_pieces(self) -> Iterator[slice]:
         for begin in range(0, self.tokens, self.piece[0]):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("fastgrad", "triton_kernels", "medclm", "bench", "tests")
 PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 CSRC = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
-OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard"}
+OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard", "liger_kernel"}
 
 
 def name_of(path: Path) -> str:
