@@ -5,7 +5,9 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING
 
 from fastgrad import nn, optim, shrinkage
+from fastgrad.activations import compress_saved_tensors
 from fastgrad.attach import attach
+from fastgrad.cross_entropy import linear_cross_entropy
 from fastgrad.library import NUMERICS_VERSION as numerics_version
 from fastgrad.ops import (
     Quantized,
@@ -31,9 +33,11 @@ __all__ = [
     "Quantized",
     "adamw_step_",
     "attach",
+    "compress_saved_tensors",
     "dequantize",
     "fake_quantize",
     "gradient_moments",
+    "linear_cross_entropy",
     "nn",
     "normalize_",
     "normalize_grad",

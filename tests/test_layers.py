@@ -13,7 +13,7 @@ FOLDERS = ("fastgrad", "triton_kernels", "medclm", "bench", "examples", "tests")
 PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 CSRC = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
 FRAMEWORKS = {"transformers", "accelerate", "lightning", "safetensors"}
-OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard", *FRAMEWORKS}
+OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard", "liger_kernel", *FRAMEWORKS}
 
 
 def name_of(path: Path) -> str:
