@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--shape", choices=SHAPES, required=True)
     made.add_argument("--contestants", type=names(CONTESTANTS), default=list(CONTESTANTS), metavar="A,B,...")
     made.add_argument("--json", type=Path, required=True, help="the record, added to where it exists")
-    made.add_argument("--steps", type=int, default=4, help="of which the first is not timed")
+    made.add_argument("--steps", type=int, default=4, help="two at least: the first is not in the median")
     made.add_argument("--length", type=int, default=128, help="tokens")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--timeout", type=float, default=1800.0, help="seconds for one contestant")
@@ -58,7 +58,7 @@ def say(result: dict) -> None:
     n = result["parameters"]
     print(
         f"{result['contestant']}: persistent {result['persistent'] / n:.3f} B, all-in peak "
-        f"{result['all-in peak'] / n:.3f} B, {result['seconds']['step']:.2f} s per step",
+        f"{result['all-in peak'] / n:.3f} B, {result['seconds']['step']['wall']:.2f} s per step",
         flush=True,
     )
 
@@ -69,7 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
         options = report_parser().parse_args(arguments[1:])
         sections.replace(options.out, "memory", report.markdown(json.loads(options.record.read_text())), TITLE)
         return
-    options = parser().parse_args(arguments)
+    made = parser()
+    options = made.parse_args(arguments)
+    if options.steps < 2:
+        made.error(f"--steps: expected at least 2, got {options.steps}")
     record = read(options.json)
     record["commands"].append(f"python -m bench.memory {shlex.join(arguments)}")
     record["machine"] = machine.description()

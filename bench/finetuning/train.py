@@ -38,7 +38,7 @@ class Settings:
     evaluate_every: int = 25  # steps
     source: str = "smollm2-135m"
     text: str = "reports"  # or the path of a text file
-    threads: int = 2
+    threads: int = 1  # runs side by side share a machine better than threads do
 
     def lr_at(self, step: int) -> float:
         """Linear over the warm-up, then a cosine from lr to FLOOR * lr."""

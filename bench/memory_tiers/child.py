@@ -9,7 +9,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -55,23 +56,35 @@ def warm_up(contestant: Contestant, length: int) -> None:
     remove_hooks(model)
 
 
-def seconds_of(steps: int, call) -> list[float]:
-    found = []
+@dataclass(frozen=True)
+class Times:
+    """Of some calls, in seconds."""
+
+    wall: list[float]
+    cpu: list[float]  # of all threads of this process: nearly the same on a busy and on an idle machine
+
+    def medians(self) -> dict[str, float]:
+        return {"wall": statistics.median(self.wall), "cpu": statistics.median(self.cpu)}
+
+
+def times_of(steps: int, call: Callable[[], object]) -> Times:
+    found = Times([], [])
     for _ in range(steps):
-        begin = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         call()
-        found.append(time.perf_counter() - begin)
+        found.wall.append(time.perf_counter() - wall)
+        found.cpu.append(time.process_time() - cpu)
     return found
 
 
-def backward_seconds(
+def backward_times(
     contestant: Contestant, model: torch.nn.Module, update: Update, source: Iterator[Tensor]
-) -> float | None:
-    """Median seconds of forward and backward alone, in the same process; None where the update cannot be taken away."""
+) -> dict[str, float] | None:
+    """Medians of forward and backward alone, in the same process; None where the update cannot be taken away."""
     drop_gradients(model)
     before = tensor_bytes.digest(list(model.parameters()))
-    found = seconds_of(BACKWARDS, lambda: contestant.causal_lm_loss(model, next(source)).backward())
-    return statistics.median(found) if tensor_bytes.digest(list(model.parameters())) == before else None
+    found = times_of(BACKWARDS, lambda: contestant.causal_lm_loss(model, next(source)).backward())
+    return found.medians() if tensor_bytes.digest(list(model.parameters())) == before else None
 
 
 def measure(contestant: Contestant, shape: LlamaShape, *, steps: int, length: int) -> dict[str, object]:
@@ -79,7 +92,8 @@ def measure(contestant: Contestant, shape: LlamaShape, *, steps: int, length: in
     torch.manual_seed(0)
     warm_up(contestant, length)
     resident.give_back()
-    imports = resident.now()
+    imports, files = resident.now(), resident.of_files()
+    resident.forget_peak()
 
     model, update = prepared(contestant, shape)
     source = batches(shape.vocabulary, length)
@@ -89,8 +103,10 @@ def measure(contestant: Contestant, shape: LlamaShape, *, steps: int, length: in
 
     held: list[int] = []
     others = Others()
-    seconds = seconds_of(steps, lambda: held.append(iteration(contestant, model, update, next(source))))
+    times = times_of(steps, lambda: held.append(iteration(contestant, model, update, next(source))))
     step_peak, after = resident.peak(), resident.now()
+    # Pages of libraries that the kernel took back since would otherwise be subtracted from memory they left.
+    imports -= max(0, files - resident.of_files())
     others_share = others.share()
 
     weights = tensor_bytes.storages(model.parameters())
@@ -104,9 +120,8 @@ def measure(contestant: Contestant, shape: LlamaShape, *, steps: int, length: in
         "other tensors": tensor_bytes.elsewhere([weights, state, gradients]),
     }
     persistent = counted["weights"] + counted["gradients"] + counted["state"]
-    later = seconds[1:] or seconds
-    step = statistics.median(later)
-    alone = backward_seconds(contestant, model, update, source) if update is not None else None
+    step = Times(times.wall[1:], times.cpu[1:]).medians()
+    alone = backward_times(contestant, model, update, source) if update is not None else None
     return {
         "parameters": parameters,
         "counted": counted,
@@ -121,11 +136,11 @@ def measure(contestant: Contestant, shape: LlamaShape, *, steps: int, length: in
         "all-in peak": step_peak - imports,
         "overall peak": max(step_peak, construction_peak) - imports,
         "seconds": {
-            "first step": seconds[0],
+            "first step": times.wall[0],
+            "steps": times.wall[1:],
             "step": step,
-            "steps": later,
             "forward and backward": alone,
-            "optimizer": None if alone is None else max(0.0, step - alone),
+            "optimizer": None if alone is None else {kind: step[kind] - alone[kind] for kind in step},
         },
         "others": others_share,
     }

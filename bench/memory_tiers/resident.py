@@ -30,6 +30,11 @@ def now(pid: int | str = "self") -> int:
     return _status("VmRSS", pid)
 
 
+def of_files() -> int:
+    """RssFile: resident pages of mapped files, the code of libraries above all; the kernel may take them back."""
+    return _status("RssFile", "self")
+
+
 def peak(pid: int | str = "self") -> int:
     """VmHWM: the largest VmRSS since the process began, or since :func:`forget_peak`."""
     return _status("VmHWM", pid)
