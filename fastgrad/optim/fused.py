@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from operator import attrgetter, is_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from fastgrad.ops import checks
 from fastgrad.ops.normalize_quantize import resolve_alpha
 from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE
 from fastgrad.optim.payload import Payload, is_sharded, local_of, payload_of
+from fastgrad.optim.saved_state import checked_states
 from fastgrad.optim.treatment import (
     LARGEST_COMPENSATION,
     Observer,
@@ -102,6 +102,8 @@ class FusedOptimizer(Optimizer):
     """An optimizer whose step is one call of an op that treats gradients on the way."""
 
     _step_supports_amp_scaling = True
+    group_options: tuple[str, ...] = ()  # what a group of a state_dict must have
+    copied = ("treatment", "weight_rounding", "capturable", "_progress")  # beside what torch's Optimizer copies
 
     def __init__(
         self, params: Iterable, defaults: dict, treatment: Treatment, weight_rounding: str, capturable: bool
@@ -119,13 +121,17 @@ class FusedOptimizer(Optimizer):
         self.treatment = treatment
         self.weight_rounding = weight_rounding
         self.capturable = capturable
+        self._progress = Progress()
+        self._start()
+        super().__init__(params, {**defaults, "normalize": True, "quantize": True})
+
+    def _start(self) -> None:
+        """What no copy of the optimizer takes along."""
         self._hyper_rows: list[list[float]] = []  # those in self._hyper_tensor
         self._hyper_tensor: Tensor | None = None
-        self._progress = Progress()
         self._observers = Observers()
         self._plan: Plan | None = None
         self._released: str | None = None  # why step() is refused
-        super().__init__(params, {**defaults, "normalize": True, "quantize": True})
 
     # What an optimizer brings
 
@@ -145,8 +151,24 @@ class FusedOptimizer(Optimizer):
     def _launch(self, plan: Plan, call: Call) -> Tensor:
         """The op; gives its table."""
 
-    def _taken(self, plan: Plan) -> None:
-        """After a step that was taken."""
+    def _kept_state(self, p: Parameter, payload: Payload, group: dict) -> dict[str, Tensor] | None:
+        """The buffers of a parameter, or None if it has none yet."""
+        kept = {name: value for name, value in self.state.get(p, {}).items() if isinstance(value, Tensor)}
+        return kept or None
+
+    def _taken(self, plan: Plan, steps: int = 1) -> None:
+        """After steps that were taken."""
+
+    def _format(self) -> dict:
+        """What a checkpoint must agree with beside shapes."""
+        return {}
+
+    def _check_group(self, name: str, group: dict) -> None:
+        """Refuses options of a group, given or loaded."""
+
+    def _accepted_state(self, state: dict, group: dict) -> dict:
+        """Of a saved state what this optimizer keeps with the options of the group."""
+        return state
 
     def _options(self) -> list:
         """What a plan depends on beside parameters and states."""
@@ -171,6 +193,11 @@ class FusedOptimizer(Optimizer):
     def add_param_group(self, param_group: dict) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        try:
+            self._check_group("params: the group", group)
+        except ValueError:
+            del self.param_groups[-1]
+            raise
         for i, p in enumerate(group["params"]):
             if p.dtype not in DTYPES:
                 del self.param_groups[-1]
@@ -312,7 +339,7 @@ class FusedOptimizer(Optimizer):
         for i, p in enumerate(plan.params):
             payload, group = payload_of(p), self.param_groups[plan.groups[i]]
             plan.payloads.append(payload)
-            kept = self._kept_state(p)
+            kept = self._kept_state(p, payload, group)
             if kept is None:
                 kept = self._new_state(p, payload, group)
                 if kept:
@@ -325,11 +352,6 @@ class FusedOptimizer(Optimizer):
 
             plan.sharded = Sharded(plan.params)
         return plan
-
-    def _kept_state(self, p: Parameter) -> dict[str, Tensor] | None:
-        """The buffers of a parameter, or None if it has none yet."""
-        kept = {name: value for name, value in self.state.get(p, {}).items() if isinstance(value, Tensor)}
-        return kept or None
 
     def _hyper(self, device: torch.device) -> Tensor:
         rows = [self._hyper_row(group) for group in self.param_groups]
@@ -362,29 +384,36 @@ class FusedOptimizer(Optimizer):
 
     # State that resumes
 
+    def __getstate__(self) -> dict:
+        """Of copies and pickles. Observers and hooks stay with the original."""
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in self.copied}}
+
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
+        if "_observers" not in self.__dict__:
+            self._start()
         self._plan = None
         for group in self.param_groups:  # of an optimizer of torch's
             for name in ("normalize", "quantize"):
                 group.setdefault(name, True)
 
     def state_dict(self) -> dict:
-        """torch's; its first group has ``fastgrad``: the noise step, alpha's state, the last table."""
+        """torch's; its first group has ``fastgrad``: the noise step, alpha's state, the last table where it is used."""
+        replayed = self._progress.replayed()
+        if replayed and self._plan is not None:
+            self._taken(self._plan, replayed)
         state = super().state_dict()
         if state["param_groups"]:
-            state["param_groups"][0]["fastgrad"] = {**self._progress.state_dict(), **self._format()}
+            count = sum(len(group["params"]) for group in self.param_groups)
+            progress = self._progress.state_dict(count, with_table=self.treatment.reads_table)
+            state["param_groups"][0]["fastgrad"] = {**progress, **self._format()}
         return state
-
-    def _format(self) -> dict:
-        """What a checkpoint must agree with beside shapes."""
-        return {}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Loads its own state_dict, or one of the optimizer of torch that it replaces. Nothing changes on an error."""
         groups = [dict(group) for group in state_dict["param_groups"]]
         extra = groups[0].pop("fastgrad", None) if groups else None
-        states = self._checked_states(state_dict["state"], groups, extra)
+        states = checked_states(self, state_dict["state"], groups, extra)
         super().load_state_dict({"state": {}, "param_groups": groups})
         # torch would cast every tensor to the type of its parameter, codes and factors among them.
         for p, state in states.items():
@@ -392,58 +421,5 @@ class FusedOptimizer(Optimizer):
         if extra is not None:
             self._progress.load_state_dict(extra)
 
-    def _checked_states(self, saved: dict, groups: list[dict], extra: dict | None) -> dict[Parameter, dict]:
-        """Copies of the saved states on the parameters' devices, each found to be what this optimizer keeps."""
-        own = [p for group in self.param_groups for p in group["params"]]
-        keys = [key for group in groups for key in group["params"]]
-        if len(own) != len(keys):
-            raise ValueError(f"state_dict: expected {len(own)} parameters, got {len(keys)}")
-        if extra is not None:
-            self._check_format(extra)
-        names = parameter_names(self.param_groups)
-        states: dict[Parameter, dict] = {}
-        loaded = [
-            {**group, **new} for group, new in zip(self.param_groups, groups, strict=False) for _ in group["params"]
-        ]
-        for name, p, key, group in zip(names, own, keys, loaded, strict=True):
-            if key not in saved:
-                continue
-            state = {k: v for k, v in saved[key].items() if v is not None}
-            expected = self._new_state(p, payload_of(p), group)
-            self._check_state(name, state, expected)
-            states[p] = {k: _copy_to(v, p, expected.get(k)) for k, v in state.items()}
-        return states
-
-    def _check_format(self, extra: dict) -> None:
-        for name, value in self._format().items():
-            if extra.get(name, value) != value:
-                raise ValueError(f"state_dict: expected {name} {value!r}, as this optimizer's, got {extra[name]!r}")
-
-    def _check_state(self, name: str, state: dict[str, Any], expected: dict[str, Tensor]) -> None:
-        for key, value in expected.items():
-            if key not in state:
-                raise ValueError(f"state_dict: {name} lacks {key!r}; expected {', '.join(expected)}")
-            got = state[key]
-            if tuple(got.shape) != tuple(value.shape) or got.dtype != value.dtype:
-                raise ValueError(
-                    f"state_dict: {key} of {name}: expected {value.dtype} {list(value.shape)}, got {got.dtype} "
-                    f"{list(got.shape)}"
-                )
-        unknown = [key for key, value in state.items() if key not in expected and isinstance(value, Tensor)]
-        if unknown:
-            raise ValueError(
-                f"state_dict: {name} has {', '.join(unknown)}; expected {', '.join(expected) or 'nothing'}"
-            )
-
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}\n    gradients: {self.treatment.describe()}\n)"
-
-
-def _copy_to(value: Any, p: Parameter, expected: Tensor | None) -> Any:
-    if not isinstance(value, Tensor):
-        return deepcopy(value)
-    if expected is not None and is_sharded(expected) and not is_sharded(value):
-        from torch.distributed.tensor import distribute_tensor
-
-        return distribute_tensor(value, expected.device_mesh, expected.placements)
-    return value.detach().clone() if value.dim() == 0 else value.detach().to(p.device, copy=True)

@@ -56,6 +56,8 @@ class SGD(FusedOptimizer):
     step). Same inputs, seed and step give the same bits on any number of threads.
     """
 
+    group_options = ("lr", "momentum", "dampening", "weight_decay")
+
     def __init__(
         self,
         params: Iterable,
@@ -129,7 +131,7 @@ class SGD(FusedOptimizer):
     def _hyper_row(self, group: dict) -> list:
         return [*(group[name] for name in _HYPER), 0.0]
 
-    def _kept_state(self, p: Parameter) -> dict[str, Tensor] | None:
+    def _kept_state(self, p: Parameter, payload: Payload, group: dict) -> dict[str, Tensor] | None:
         buffer = self.state.get(p, {}).get("momentum_buffer")
         return None if buffer is None else {"momentum_buffer": buffer}
 
