@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from fastgrad.ops import checks
+from fastgrad.ops.checks import is_dense, rows_are_outermost
 from fastgrad.ops.normalize_quantize import Alpha
 from fastgrad.ops.state_layout import check_states
 from fastgrad.ops.sweeps import BLOCKS
@@ -21,6 +22,7 @@ from fastgrad.reference.philox import DEFAULT_SEED
 STATE_FORMATS = ("fp32", "bf16", "fp16", "int8", "fp8_e4m3", "fp8_e5m2", "int4", "fp4_e2m1")
 _PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CODES = {"int8": torch.int8, "fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+_ORDER = "storage_order"
 _FIRST_MOMENT = {"exp_avg", "exp_avg_scale"}
 SMALLEST_QUANTIZED = 4096  # elements; what has fewer costs nothing in float32
 
@@ -168,6 +170,7 @@ class AdamW(FusedOptimizer):
         kept = super()._kept_state(p, payload, group)
         if kept is None:
             return None
+        _check_order("states", p, kept)
         if group["betas"][0] == 0.0:  # where it once was not
             for name in _FIRST_MOMENT & kept.keys():
                 del kept[name], self.state[p][name]
@@ -179,10 +182,11 @@ class AdamW(FusedOptimizer):
             self.state[p].update(made)
         return kept
 
-    def _accepted_state(self, state: dict, group: dict) -> dict:
+    def _accepted_state(self, name: str, p: Parameter, state: dict, group: dict) -> dict:
+        _check_order(f"state_dict: {name}", p, state)
         # torch keeps one also where beta1 = 0: the last gradient.
         dropped = () if group["betas"][0] else _FIRST_MOMENT
-        return {name: value for name, value in state.items() if name not in dropped}
+        return {key: value for key, value in state.items() if key not in dropped}
 
     def _new_state(self, parameter: Parameter, payload: Payload, group: dict) -> dict[str, Tensor]:
         block = self.block_of(parameter)
@@ -199,6 +203,10 @@ class AdamW(FusedOptimizer):
             state[name] = torch.empty_like(local_or_self(parameter, payload), dtype=dtype)
 
         packed = self.state_format in ("int4", "fp4_e2m1")
+        factored = self.factored and parameter.dim() > 1 and parameter.numel() >= SMALLEST_QUANTIZED
+        order = storage_order(parameter)
+        if order is not None and (factored or (block and self.state_format not in _PLAIN)):
+            state[_ORDER] = order
         if group["betas"][0] != 0.0:
             if block and self.state_format not in _PLAIN:
                 dtype = torch.uint8 if packed else _CODES[self.state_format]
@@ -206,7 +214,7 @@ class AdamW(FusedOptimizer):
                 state["exp_avg_scale"] = empty(rows, columns // block)
             else:
                 whole("exp_avg")
-        if self.factored and parameter.dim() > 1 and parameter.numel() >= SMALLEST_QUANTIZED:
+        if factored:
             state["exp_avg_sq_row"] = empty(rows)
             state["exp_avg_sq_col"] = empty_state(parameter, (columns,), torch.float32, whole=True)
         elif block and self.state_format not in _PLAIN:
@@ -267,8 +275,9 @@ class AdamW(FusedOptimizer):
         torch._foreach_add_([kept["step"] for kept in plan.states], steps)
 
     def __repr__(self) -> str:
-        kept = self.state_format if self.state_format in _PLAIN else f"{self.state_format}, blocks of {self.state_block}"
-        return f"{super().__repr__()[:-1]}    states: {kept}{', factored' if self.factored else ''}\n)"
+        blocks = "" if self.state_format in _PLAIN else f" in blocks of {self.state_block}"
+        factored = ", second moments factored" if self.factored else ""
+        return f"{super().__repr__()[:-1]}    states: {self.state_format}{blocks}{factored}\n)"
 
     def _format(self) -> dict:
         return {"state_format": self.state_format, "factored": self.factored}
@@ -277,6 +286,26 @@ class AdamW(FusedOptimizer):
         super().__setstate__(state)
         for group in self.param_groups:  # of a torch.optim.AdamW
             group.setdefault("maximize", False)
+
+
+def storage_order(parameter: Tensor) -> Tensor | None:
+    """Dims from the outermost in memory, where that is not their own order (channels_last): that of codes and means."""
+    if parameter.is_contiguous() or not (is_dense(parameter) and rows_are_outermost(parameter)):
+        return None
+    longer = [d for d in range(parameter.dim()) if parameter.shape[d] > 1]
+    return torch.tensor(sorted(longer, key=lambda d: -parameter.stride(d)))
+
+
+def _check_order(name: str, p: Tensor, state: dict) -> None:
+    """Refuses codes and means of another storage order than the parameter has now."""
+    if not {"exp_avg_scale", "exp_avg_sq_scale", "exp_avg_sq_row"} & state.keys():
+        return
+    now, then = (None if t is None else t.tolist() for t in (storage_order(p), state.get(_ORDER)))
+    if now != then:
+        raise ValueError(
+            f"{name}: lie in the order of a parameter {'that is contiguous' if then is None else f'with dims {then}'} "
+            f"in memory (its memory format), got one of shape {list(p.shape)} with strides {p.stride()}"
+        )
 
 
 def local_or_self(parameter: Tensor, payload: Payload) -> Tensor:

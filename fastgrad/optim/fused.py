@@ -166,7 +166,7 @@ class FusedOptimizer(Optimizer):
     def _check_group(self, name: str, group: dict) -> None:
         """Refuses options of a group, given or loaded."""
 
-    def _accepted_state(self, state: dict, group: dict) -> dict:
+    def _accepted_state(self, name: str, p: Parameter, state: dict, group: dict) -> dict:
         """Of a saved state what this optimizer keeps with the options of the group."""
         return state
 

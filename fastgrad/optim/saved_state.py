@@ -36,10 +36,10 @@ def checked_states(optimizer: FusedOptimizer, saved: dict, groups: list[dict], e
     for name, p, key, group in zip(parameter_names(optimizer.param_groups), own, keys, loaded, strict=True):
         if key not in saved:
             continue
-        state = optimizer._accepted_state({k: v for k, v in saved[key].items() if v is not None}, group)
+        state = optimizer._accepted_state(name, p, {k: v for k, v in saved[key].items() if v is not None}, group)
         expected = optimizer._new_state(p, payload_of(p), group)
         _check_state(name, state, expected)
-        states[p] = {k: _copy_to(v, p, expected.get(k)) for k, v in state.items()}
+        states[p] = {k: _copied(v, expected.get(k)) for k, v in state.items()}
     return states
 
 
@@ -79,11 +79,12 @@ def _check_state(name: str, state: dict[str, Any], expected: dict[str, Tensor]) 
         raise ValueError(f"state_dict: {name} has {', '.join(unknown)}; expected {', '.join(expected) or 'nothing'}")
 
 
-def _copy_to(value: Any, p: Parameter, expected: Tensor | None) -> Any:
-    if not isinstance(value, Tensor):
+def _copied(value: Any, into: Tensor | None) -> Any:
+    """A value of a state in the memory, of the layout, and on the ranks that the optimizer's own would have."""
+    if into is None:
         return deepcopy(value)
-    if expected is not None and is_sharded(expected) and not is_sharded(value):
+    if is_sharded(into) and not is_sharded(value):
         from torch.distributed.tensor import distribute_tensor
 
-        return distribute_tensor(value, expected.device_mesh, expected.placements)
-    return value.detach().clone() if value.dim() == 0 else value.detach().to(p.device, copy=True)
+        value = distribute_tensor(value.to(into.device), into.device_mesh, into.placements)
+    return into.copy_(value.detach())
