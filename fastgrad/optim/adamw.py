@@ -21,6 +21,8 @@ from fastgrad.reference.philox import DEFAULT_SEED
 
 STATE_FORMATS = ("fp32", "bf16", "fp16", "int8", "fp8_e4m3", "fp8_e5m2", "int4", "fp4_e2m1")
 _PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Squares of gradients below 2e-4 are below fp16's smallest number: stored there, denominators would become zero.
+_PLAIN_SQUARES = {**_PLAIN, "fp16": torch.bfloat16}
 _CODES = {"int8": torch.int8, "fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 _ORDER = "storage_order"
 _FIRST_MOMENT = {"exp_avg", "exp_avg_scale"}
@@ -42,7 +44,8 @@ class AdamW(FusedOptimizer):
     ``state_format``     first moment                 second moment
     ==================== ============================ ============================
     fp32                 4 bytes                      4 bytes
-    bf16, fp16           2                            2
+    bf16                 2                            2
+    fp16                 2                            2 (bf16, as squares do not fit fp16's range)
     int8, fp8_e4m3, _e5m2 1 + 4/block                 1 + 4/block (its root, 8 bits)
     int4, fp4_e2m1       0.5 + 4/block                0.5 + 4/block (its root, 4 bits)
     ``factored=True``                                 4/rows + 4/columns
@@ -197,9 +200,9 @@ class AdamW(FusedOptimizer):
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return empty_state(parameter, shape, dtype)
 
-        def whole(name: str) -> None:
+        def whole(name: str, dtypes: dict[str, torch.dtype]) -> None:
             """The parameter's own shape and layout."""
-            dtype = _PLAIN.get(self.state_format, torch.float32)
+            dtype = dtypes.get(self.state_format, torch.float32)
             state[name] = torch.empty_like(local_or_self(parameter, payload), dtype=dtype)
 
         packed = self.state_format in ("int4", "fp4_e2m1")
@@ -213,7 +216,7 @@ class AdamW(FusedOptimizer):
                 state["exp_avg"] = empty(rows, columns // 2 if packed else columns, dtype=dtype)
                 state["exp_avg_scale"] = empty(rows, columns // block)
             else:
-                whole("exp_avg")
+                whole("exp_avg", _PLAIN)
         if factored:
             state["exp_avg_sq_row"] = empty(rows)
             state["exp_avg_sq_col"] = empty_state(parameter, (columns,), torch.float32, whole=True)
@@ -221,7 +224,7 @@ class AdamW(FusedOptimizer):
             state["exp_avg_sq"] = empty(rows, columns // 2 if packed else columns, dtype=torch.uint8)
             state["exp_avg_sq_scale"] = empty(rows, columns // block)
         else:
-            whole("exp_avg_sq")
+            whole("exp_avg_sq", _PLAIN_SQUARES)
         return state
 
     def _lists(self, plan: Plan) -> dict[str, list[Tensor]]:
