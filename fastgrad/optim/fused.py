@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from fastgrad.distributed.shards import Sharded
 
 _layout = attrgetter("layout")
+# In the first group of a state_dict, and without content in that of the optimizer: what is loaded from flattened
+# checkpoints (torch.distributed.checkpoint) are the keys that are there.
+_PROGRESS = "fastgrad"
 
 
 def _in_memory(value: object, device: torch.device) -> bool:
@@ -193,6 +196,7 @@ class FusedOptimizer(Optimizer):
     def add_param_group(self, param_group: dict) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        self.param_groups[0].setdefault(_PROGRESS, {})
         try:
             self._check_group("params: the group", group)
         except ValueError:
@@ -224,7 +228,7 @@ class FusedOptimizer(Optimizer):
             self._progress.skipped += 1
             return loss
         plan = self._gather()
-        if plan is None:
+        if plan is None or self._is_idle(plan):
             return loss
         progress = self._progress.on(plan.payloads[0].memory.device)
         lagged = progress.lagged_for(plan.ids, self.treatment.stats)
@@ -243,6 +247,11 @@ class FusedOptimizer(Optimizer):
         self._plan = plan if not plan.new else None
         self._observers.notify(step, table, plan.params)
         return loss
+
+    def _is_idle(self, plan: Plan) -> bool:
+        """Whether a step changes nothing. torch.distributed.checkpoint takes such steps, with a learning rate of 0,
+        whenever it saves an optimizer without states: they must not move the noise on."""
+        return not any(plan.states) and not any(float(group["lr"]) for group in self.param_groups)
 
     # The step
 
@@ -396,6 +405,8 @@ class FusedOptimizer(Optimizer):
         for group in self.param_groups:  # of an optimizer of torch's
             for name in ("normalize", "quantize"):
                 group.setdefault(name, True)
+        if self.param_groups:
+            self.param_groups[0].setdefault(_PROGRESS, {})
 
     def state_dict(self) -> dict:
         """torch's; its first group has ``fastgrad``: the noise step, alpha's state, the last table where it is used."""
@@ -406,13 +417,13 @@ class FusedOptimizer(Optimizer):
         if state["param_groups"]:
             count = sum(len(group["params"]) for group in self.param_groups)
             progress = self._progress.state_dict(count, with_table=self.treatment.reads_table)
-            state["param_groups"][0]["fastgrad"] = {**progress, **self._format()}
+            state["param_groups"][0][_PROGRESS] = {**progress, **self._format()}
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Loads its own state_dict, or one of the optimizer of torch that it replaces. Nothing changes on an error."""
         groups = [dict(group) for group in state_dict["param_groups"]]
-        extra = groups[0].pop("fastgrad", None) if groups else None
+        extra = groups[0].pop(_PROGRESS, None) or None if groups else None
         states = checked_states(self, state_dict["state"], groups, extra)
         super().load_state_dict({"state": {}, "param_groups": groups})
         # torch would cast every tensor to the type of its parameter, codes and factors among them.
@@ -422,4 +433,5 @@ class FusedOptimizer(Optimizer):
             self._progress.load_state_dict(extra)
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}\n    gradients: {self.treatment.describe()}\n)"
+        lines = [line for line in super().__repr__()[:-1].split("\n") if _PROGRESS not in line]
+        return "\n".join([*lines, f"    gradients: {self.treatment.describe()}\n)"])

@@ -20,7 +20,7 @@ CASES = {
     "centralize": lambda p: AdamW(p, 1e-2, normalize="centralize", grad_format="fp8_e5m2", factored=True),
     "skip": lambda p: AdamW(p, 1e-2, nonfinite="skip", state_format="int8"),
     "sgd": lambda p: SGD(
-        p, 0.1, momentum=0.9, normalize="autoscale", grad_format="fp8_e4m3", weight_rounding="stochastic"
+        p, 1e-3, momentum=0.9, normalize="autoscale", grad_format="fp8_e4m3", weight_rounding="stochastic"
     ),
 }
 
