@@ -126,6 +126,9 @@ class AdamW(FusedOptimizer):
     def add_param_group(self, param_group: dict) -> None:
         super().add_param_group(param_group)
         if any(payload_of(p).scales is not None for p in self.param_groups[-1]["params"]):
+            if self.capturable:
+                del self.param_groups[-1]
+                raise ValueError("capturable: steps of int8 weights are skipped by the host; expected capturable=False")
             if self._given_nonfinite == "propagate":
                 del self.param_groups[-1]
                 raise ValueError("nonfinite: int8 weights cannot hold a NaN; expected 'skip' or 'error'")
