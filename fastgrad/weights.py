@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 
 import torch
@@ -79,6 +80,9 @@ class Int8Weight(Tensor):
     @classmethod
     def __torch_function__(cls, function: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None):
         kwargs = kwargs or {}
+        # fully_shard and distribute_tensor cut a weight so, and would silently go on with a dense copy of it.
+        if function in _CUTS and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed"):
+            raise NotImplementedError(_NOT_SHARDED)
         handler = _FUNCTIONS.get(function)
         if handler is not None:
             result = handler(*args, **kwargs)
@@ -175,6 +179,12 @@ def _embedding(
     return _Embedding.apply(input, weight, padding)
 
 
+_CUTS = {torch.chunk, torch.split, torch.tensor_split, Tensor.chunk, Tensor.split, Tensor.narrow, torch.narrow}
+_NOT_SHARDED = (
+    "int8 weights cannot be sharded over ranks: their codes and scales are not gathered with them. Expected "
+    "fully_shard without quantize_weights_ (bfloat16 weights and optim.AdamW states of few bits are sharded), or int8 "
+    "weights whole on every rank"
+)
 _FUNCTIONS: dict[Callable, Callable] = {F.linear: _linear, F.embedding: _embedding}
 
 aten = torch.ops.aten
@@ -257,11 +267,17 @@ def quantize_weights_(
     """
     if format != "int8":
         raise ValueError(f"format: expected 'int8', got {format!r}")
+    chosen = [
+        (f"{name}.weight" if name else "weight", module)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Embedding)) and (eligible is None or eligible(name, module))
+    ]
+    for name, module in chosen:
+        if hasattr(module.weight, "to_local"):  # a DTensor
+            raise NotImplementedError(f"{name}: {_NOT_SHARDED}")
     made: dict[int, nn.Parameter] = {}
     names = []
-    for name, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, nn.Embedding)) or (eligible is not None and not eligible(name, module)):
-            continue
+    for name, module in chosen:
         weight = module.weight
         if isinstance(weight, Int8Weight) or not block_for(weight, block):
             continue
@@ -270,7 +286,7 @@ def quantize_weights_(
             made[id(weight)] = nn.Parameter(quantized, requires_grad=weight.requires_grad)
             made[id(weight)]._dense_weight = weight  # keeps its id from being used again
         module.weight = made[id(weight)]
-        names.append(f"{name}.weight" if name else "weight")
+        names.append(name)
     for parameter in made.values():
         del parameter._dense_weight
     return names

@@ -345,6 +345,10 @@ class FusedOptimizer(Optimizer):
                     plan.ids.append(number)
                     plan.flags.append(self.treatment.flags(p, group))
                 number += 1
+        if any(is_sharded(p) for p in plan.params):
+            from fastgrad.distributed.shards import Sharded
+
+            plan.sharded = Sharded(plan.params)
         for i, p in enumerate(plan.params):
             payload, group = payload_of(p), self.param_groups[plan.groups[i]]
             plan.payloads.append(payload)
@@ -356,10 +360,6 @@ class FusedOptimizer(Optimizer):
                     plan.new.append(i)
             plan.states.append(kept)
         plan.lists = self._lists(plan)
-        if any(is_sharded(p) for p in plan.params):
-            from fastgrad.distributed.shards import Sharded
-
-            plan.sharded = Sharded(plan.params)
         return plan
 
     def _hyper(self, device: torch.device) -> Tensor:
