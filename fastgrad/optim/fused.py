@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from fastgrad import shrinkage
 from fastgrad.ops import checks
+from fastgrad.ops.layout import changed
 from fastgrad.ops.normalize_quantize import resolve_alpha
 from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE
 from fastgrad.optim.payload import Payload, is_sharded, local_of, payload_of
@@ -59,6 +60,7 @@ class Plan:
     flags: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     payloads: list[Payload] = field(default_factory=list)  # the memory of the parameters
+    quantized: list[int] = field(default_factory=list)  # places of int8 weights, whose memory model.to() replaces
     states: list[dict] = field(default_factory=list)  # of each parameter, by name
     new: list[int] = field(default_factory=list)  # places of states that are not the optimizer's yet
     lists: dict[str, list[Tensor]] = field(default_factory=dict)  # states as the op takes them
@@ -70,6 +72,7 @@ class Plan:
             not self.new
             and len(params) == len(self.params)
             and all(map(is_, params, self.params))
+            and all(payload_of(params[i]).memory is self.payloads[i].memory for i in self.quantized)
             and self.options == optimizer._options()
             and all(
                 optimizer.state.get(p, {}).get(name) is buffer
@@ -310,6 +313,8 @@ class FusedOptimizer(Optimizer):
         """Buffers become state only when the step was taken."""
         for i in plan.new:
             self.state[plan.params[i]].update(plan.states[i])
+        # The op told autograd that codes and scales changed; the weights they belong to have versions of their own.
+        changed([plan.params[i] for i in plan.quantized])
         self._taken(plan)
 
     def _gather(self) -> Plan | None:
@@ -352,6 +357,8 @@ class FusedOptimizer(Optimizer):
         for i, p in enumerate(plan.params):
             payload, group = payload_of(p), self.param_groups[plan.groups[i]]
             plan.payloads.append(payload)
+            if payload.scales is not None:
+                plan.quantized.append(i)
             kept = self._kept_state(p, payload, group)
             if kept is None:
                 kept = self._new_state(p, payload, group)

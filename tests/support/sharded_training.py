@@ -202,8 +202,24 @@ def refusals(rank: int, ranks: int) -> dict[str, str]:
             AdamW([each], 1e-2, state_format="int8", weight_decay=0.0).step()
         assert torch.equal(p.to_local(), q)
 
+    def int8_data_parallel() -> None:
+        torch.manual_seed(rank)
+        model = nn.Sequential(nn.Linear(48, 32), nn.GELU(), nn.Linear(32, 16))
+        fastgrad.quantize_weights_(model)
+        parallel = nn.parallel.DistributedDataParallel(model)
+        optimizer = AdamW(model.parameters(), 1e-2, state_format="int8")
+        for _ in range(3):
+            parallel(torch.randn(4, 48)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        mine = torch.cat([t.float().flatten() for m in (model[0], model[2]) for t in (m.weight.codes, m.weight.scales)])
+        every = [torch.empty_like(mine) for _ in range(ranks)]
+        dist.all_gather(every, mine)
+        assert all(torch.equal(mine, other) for other in every) and mine.any()
+
     messages = {}
     for name, tried in {
+        "int8 data parallel": int8_data_parallel,
         "int8 first": int8_first,
         "int8 after": int8_after,
         "int8 distributed": int8_distributed,
