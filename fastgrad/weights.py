@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from fastgrad.ops import quantize as _  # noqa: F401  (declares the op)
-from fastgrad.ops.sweeps import BLOCKS
+from fastgrad.ops.sweeps import BLOCKS, DTYPES
 
+_CUTS = {torch.chunk, torch.split, torch.tensor_split, Tensor.chunk, Tensor.split, Tensor.narrow, torch.narrow}
+_NOT_SHARDED = (
+    "int8 weights cannot be sharded over ranks: their codes and scales are not gathered with them. Expected "
+    "fully_shard without quantize_weights_ (bfloat16 weights and optim.AdamW states of few bits are sharded), or int8 "
+    "weights whole on every rank"
+)
+_NOT_WRITTEN = "an int8 weight is written by fastgrad.optim.AdamW and, whole, by copy_ only"
 HEADROOM = 120.0  # of 127 codes: a weight may grow a little before its block's scale has to follow
 
 
@@ -48,6 +57,8 @@ class Int8Weight(Tensor):
     @classmethod
     def from_dense(cls, weight: Tensor, block: int = 128) -> Int8Weight:
         """Rounds to nearest, with the largest block up to ``block`` that divides the rows."""
+        if weight.dtype not in DTYPES:
+            raise TypeError(f"weight: expected float32, bfloat16 or float16, got {weight.dtype}")
         size = block_for(weight, block)
         if not size:
             raise ValueError(
@@ -86,6 +97,9 @@ class Int8Weight(Tensor):
     @classmethod
     def __torch_function__(cls, function: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None):
         kwargs = kwargs or {}
+        # fully_shard and distribute_tensor cut a weight so, and would silently go on with a dense copy of it.
+        if function in _CUTS and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed"):
+            raise NotImplementedError(_NOT_SHARDED)
         handler = _FUNCTIONS.get(function)
         if handler is not None:
             result = handler(*args, **kwargs)
@@ -101,9 +115,7 @@ class Int8Weight(Tensor):
         if handler is not None:
             return handler(function, *args, **kwargs)
         if function._schema.is_mutable:
-            raise NotImplementedError(
-                f"{function}: an int8 weight is written by fastgrad.optim.AdamW and by copy_ of another one only"
-            )
+            raise NotImplementedError(f"{function}: {_NOT_WRITTEN}")
         dense = torch.utils._pytree.tree_map_only(Int8Weight, Int8Weight.dense, (args, kwargs))
         return function(*dense[0], **dense[1])
 
@@ -128,19 +140,20 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Int8Weight, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.weight, ctx.with_bias = weight.detach(), bias is not None
-        return F.linear(x, weight.dense().to(x.dtype), None if bias is None else bias.to(x.dtype))
+        ctx.save_for_backward(x, weight)
+        ctx.with_bias = bias is not None
+        return F.linear(x, weight.dense(), bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple:
-        (x,) = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            dx = dy @ ctx.weight.dense().to(dy.dtype)
+            dx = dy @ weight.dense().to(dy.dtype)
         flat = dy.reshape(-1, dy.shape[-1])
         if ctx.needs_input_grad[1]:
-            dw = (flat.t() @ x.reshape(-1, x.shape[-1])).to(ctx.weight.dtype)
+            dw = (flat.t() @ x.reshape(-1, x.shape[-1])).to(weight.dtype)
         if ctx.with_bias and ctx.needs_input_grad[2]:
             db = flat.sum(0)
         return dx, dw, db
@@ -154,10 +167,11 @@ class _Embedding(torch.autograd.Function):
         ctx.save_for_backward(indices)
         ctx.shape, ctx.padding_index = weight.shape, padding_index
         flat = indices.reshape(-1)
-        codes, s = weight.codes[flat], weight.scales[flat]
+        codes, s = weight.codes.index_select(0, flat), weight.scales.index_select(0, flat)
         return _dense(codes, s, weight.dtype).view(*indices.shape, weight.shape[1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple:
         (indices,) = ctx.saved_tensors
         dw = torch.ops.aten.embedding_dense_backward(dy, indices, ctx.shape[0], ctx.padding_index, False)
@@ -198,18 +212,42 @@ def _no_storage(weight: Tensor, *args: object) -> None:
     )
 
 
+def _refuse_item(weight: Tensor, *arguments: object) -> None:
+    raise NotImplementedError(f"an element or slice of {_NOT_WRITTEN}")
+
+
+def _set_data(weight: Int8Weight, value: Tensor) -> None:
+    """``weight.data = value``."""
+    if not isinstance(value, Int8Weight) or value.shape != weight.shape or value.dtype != weight.dtype:
+        raise NotImplementedError(f".data of {_NOT_WRITTEN}; its type can be float32, bfloat16 or float16")
+    weight.codes, weight.scales = value.codes, value.scales
+
+
+def _share_memory(weight: Int8Weight) -> Int8Weight:
+    weight.codes.share_memory_()
+    weight.scales.share_memory_()
+    return weight
+
+
 _FUNCTIONS: dict[Callable, Callable] = {
     F.linear: _linear,
     F.embedding: _embedding,
     Tensor.storage: _no_storage,
+    Tensor.__setitem__: _refuse_item,
+    Tensor.data.__set__: _set_data,
+    Tensor.share_memory_: _share_memory,
+    Tensor.is_shared: lambda weight: weight.codes.is_shared(),
 }
 
 aten = torch.ops.aten
 
 
-def _each(function: Callable, weight: Int8Weight, *args, **kwargs) -> Int8Weight:
+def _each(function: Callable, weight: Int8Weight, *args, **kwargs) -> Tensor:
     """The same of codes and scales; a type only concerns the outside."""
-    dtype = kwargs.pop("dtype", None) or weight.dtype
+    dtype = kwargs.get("dtype") or weight.dtype
+    if dtype not in DTYPES:
+        return function(weight.dense(), *args, **kwargs)
+    kwargs.pop("dtype", None)
     codes, s = function(weight.codes, *args, **kwargs), function(weight.scales, *args, **kwargs)
     return Int8Weight(codes, s, dtype)
 
@@ -284,11 +322,17 @@ def quantize_weights_(
     """
     if format != "int8":
         raise ValueError(f"format: expected 'int8', got {format!r}")
+    chosen = [
+        (f"{name}.weight" if name else "weight", module)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Embedding)) and (eligible is None or eligible(name, module))
+    ]
+    for name, module in chosen:
+        if hasattr(module.weight, "to_local"):  # a DTensor
+            raise NotImplementedError(f"{name}: {_NOT_SHARDED}")
     made: dict[int, nn.Parameter] = {}
     names = []
-    for name, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, nn.Embedding)) or (eligible is not None and not eligible(name, module)):
-            continue
+    for name, module in chosen:
         weight = module.weight
         if isinstance(weight, Int8Weight) or not block_for(weight, block):
             continue
@@ -297,7 +341,7 @@ def quantize_weights_(
             made[id(weight)] = nn.Parameter(quantized, requires_grad=weight.requires_grad)
             made[id(weight)]._dense_weight = weight  # keeps its id from being used again
         module.weight = made[id(weight)]
-        names.append(f"{name}.weight" if name else "weight")
+        names.append(name)
     for parameter in made.values():
         del parameter._dense_weight
     return names

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("fastgrad", "triton_kernels", "medclm", "bench", "examples", "tests")
 PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 CSRC = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
-FRAMEWORKS = {"transformers", "accelerate", "lightning", "safetensors"}
-OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard", "liger_kernel", *FRAMEWORKS}
+FRAMEWORKS = {"transformers", "accelerate", "lightning", "safetensors", "liger_kernel"}
+OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard", *FRAMEWORKS}
 
 
 def name_of(path: Path) -> str:

@@ -27,9 +27,7 @@ if not triton.knobs.runtime.interpret:
 kernels = triton_package.load()
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, where an overflow is meant
 
-HYPER = torch.tensor(
-    [[0.1, 0.9, 0.99, 1e-8, 0.1, 0, 0, 0], [0.01, 0.0, 0.999, 1e-6, 0, 1, 0, 0]], dtype=torch.float64
-)
+HYPER = torch.tensor([[0.1, 0.9, 0.99, 1e-8, 0.1, 0, 0, 0], [0.01, 0.0, 0.999, 1e-6, 0, 1, 0, 0]], dtype=torch.float64)
 LISTS = ("param_scales", "exp_avgs", "exp_avg_scales", "exp_avg_sqs", "exp_avg_sq_scales", "row_sums", "column_sums")
 
 
@@ -272,7 +270,9 @@ def test_sums_are_exact():
     gap = Fraction(2) ** (2 * (math.frexp(bound)[1] - 1) + 2 + 8 - 52)
     squares = [[round(Fraction(x) ** 2 / gap) for x in row] for row in finite.tolist()]
     assert [Fraction(s) / gap for s in made.row_sums[0].tolist()] == [sum(row) for row in squares]
-    assert [Fraction(s) / gap for s in made.column_sums[0].tolist()] == [sum(column) for column in zip(*squares, strict=True)]
+    assert [Fraction(s) / gap for s in made.column_sums[0].tolist()] == [
+        sum(column) for column in zip(*squares, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(("kind", "expected"), (("fp32", 3), ("int8", 4), ("factored", 11)))

@@ -128,7 +128,8 @@ def native_arguments(
             columns["factor"] = array("d", factors.tolist())
     if states is not None:
         options["update"], options["phase"] = UPDATES.index("adamw"), PHASES.index(states.phase)
-        columns.update(_state_columns(params, states))
+        on_host = isinstance(step, Tensor) and step.device.type == "cpu"  # a GPU adds a clock of its own memory itself
+        columns.update(_state_columns(params, states, int(step) if on_host else 0))
     if offsets is not None:
         columns["offset"] = array("q", offsets)
     if state is not None:
@@ -161,8 +162,8 @@ def _addresses_or_none(tensors: Sequence[Tensor]) -> array:
     return array("q", [t.data_ptr() if t.numel() else 0 for t in tensors])
 
 
-def _state_columns(params: Sequence[Tensor], states: States) -> dict[str, array]:
-    """What AdamW keeps of every tensor, as csrc/arguments.h reads it."""
+def _state_columns(params: Sequence[Tensor], states: States, clock: int) -> dict[str, array]:
+    """What AdamW keeps of every tensor, as csrc/arguments.h reads it; the clock is added to the ages."""
     first_formats = [FORMATS.index(states.first_format(i)) for i in range(len(params))]
     second_kinds = [SECOND_MOMENTS.index(states.second_kind(i, p.numel())) for i, p in enumerate(params)]
     columns = {
@@ -176,7 +177,7 @@ def _state_columns(params: Sequence[Tensor], states: States) -> dict[str, array]
         "second_kind": array("q", second_kinds),
         "second_scales": _addresses_or_none(states.exp_avg_sq_scales),
         "second_block": _blocks(params, states.exp_avg_sq_scales),
-        "age": array("q", states.ages),
+        "age": array("q", [age + clock for age in states.ages]),
     }
     if states.phase != "all":
         columns["row_sums"] = _addresses_or_none(states.row_sums)

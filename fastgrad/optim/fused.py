@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from operator import attrgetter, is_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,9 +15,11 @@ from torch.optim import Optimizer
 
 from fastgrad import shrinkage
 from fastgrad.ops import checks
+from fastgrad.ops.layout import changed
 from fastgrad.ops.normalize_quantize import resolve_alpha
 from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE
 from fastgrad.optim.payload import Payload, is_sharded, local_of, payload_of
+from fastgrad.optim.saved_state import checked_states
 from fastgrad.optim.treatment import (
     LARGEST_COMPENSATION,
     Observer,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from fastgrad.distributed.shards import Sharded
 
 _layout = attrgetter("layout")
+# In the first group of a state_dict, and without content in that of the optimizer: what is loaded from flattened
+# checkpoints (torch.distributed.checkpoint) are the keys that are there.
+_PROGRESS = "fastgrad"
 
 
 def _in_memory(value: object, device: torch.device) -> bool:
@@ -56,6 +60,7 @@ class Plan:
     flags: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     payloads: list[Payload] = field(default_factory=list)  # the memory of the parameters
+    quantized: list[int] = field(default_factory=list)  # places of int8 weights, whose memory model.to() replaces
     states: list[dict] = field(default_factory=list)  # of each parameter, by name
     new: list[int] = field(default_factory=list)  # places of states that are not the optimizer's yet
     lists: dict[str, list[Tensor]] = field(default_factory=dict)  # states as the op takes them
@@ -67,6 +72,7 @@ class Plan:
             not self.new
             and len(params) == len(self.params)
             and all(map(is_, params, self.params))
+            and all(payload_of(params[i]).memory is self.payloads[i].memory for i in self.quantized)
             and self.options == optimizer._options()
             and all(
                 optimizer.state.get(p, {}).get(name) is buffer
@@ -102,6 +108,8 @@ class FusedOptimizer(Optimizer):
     """An optimizer whose step is one call of an op that treats gradients on the way."""
 
     _step_supports_amp_scaling = True
+    group_options: tuple[str, ...] = ()  # what a group of a state_dict must have
+    copied = ("treatment", "weight_rounding", "capturable", "_progress")  # beside what torch's Optimizer copies
 
     def __init__(
         self, params: Iterable, defaults: dict, treatment: Treatment, weight_rounding: str, capturable: bool
@@ -119,13 +127,17 @@ class FusedOptimizer(Optimizer):
         self.treatment = treatment
         self.weight_rounding = weight_rounding
         self.capturable = capturable
+        self._progress = Progress()
+        self._start()
+        super().__init__(params, {**defaults, "normalize": True, "quantize": True})
+
+    def _start(self) -> None:
+        """What no copy of the optimizer takes along."""
         self._hyper_rows: list[list[float]] = []  # those in self._hyper_tensor
         self._hyper_tensor: Tensor | None = None
-        self._progress = Progress()
         self._observers = Observers()
         self._plan: Plan | None = None
         self._released: Callable | None = None  # what step() is while gradients are released
-        super().__init__(params, {**defaults, "normalize": True, "quantize": True})
 
     # What an optimizer brings
 
@@ -145,8 +157,24 @@ class FusedOptimizer(Optimizer):
     def _launch(self, plan: Plan, call: Call) -> Tensor:
         """The op; gives its table."""
 
-    def _taken(self, plan: Plan) -> None:
-        """After a step that was taken."""
+    def _kept_state(self, p: Parameter, payload: Payload, group: dict) -> dict[str, Tensor] | None:
+        """The buffers of a parameter, or None if it has none yet."""
+        kept = {name: value for name, value in self.state.get(p, {}).items() if isinstance(value, Tensor)}
+        return kept or None
+
+    def _taken(self, plan: Plan, steps: int = 1) -> None:
+        """After steps that were taken."""
+
+    def _format(self) -> dict:
+        """What a checkpoint must agree with beside shapes."""
+        return {}
+
+    def _check_group(self, name: str, group: dict) -> None:
+        """Refuses options of a group, given or loaded."""
+
+    def _accepted_state(self, name: str, p: Parameter, state: dict, group: dict) -> dict:
+        """Of a saved state what this optimizer keeps with the options of the group."""
+        return state
 
     def _options(self) -> list:
         """What a plan depends on beside parameters and states."""
@@ -171,6 +199,12 @@ class FusedOptimizer(Optimizer):
     def add_param_group(self, param_group: dict) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        self.param_groups[0].setdefault(_PROGRESS, {})
+        try:
+            self._check_group("params: the group", group)
+        except ValueError:
+            del self.param_groups[-1]
+            raise
         for i, p in enumerate(group["params"]):
             if p.dtype not in DTYPES:
                 del self.param_groups[-1]
@@ -197,7 +231,7 @@ class FusedOptimizer(Optimizer):
             self._progress.skipped += 1
             return loss
         plan = self._gather()
-        if plan is None:
+        if plan is None or self._is_idle(plan):
             return loss
         progress = self._progress.on(plan.payloads[0].memory.device)
         lagged = progress.lagged_for(plan.ids, self.treatment.stats)
@@ -216,6 +250,11 @@ class FusedOptimizer(Optimizer):
         self._plan = plan if not plan.new else None
         self._observers.notify(step, table, plan.params)
         return loss
+
+    def _is_idle(self, plan: Plan) -> bool:
+        """Whether a step changes nothing. torch.distributed.checkpoint takes such steps, with a learning rate of 0,
+        whenever it saves an optimizer without states: they must not move the noise on."""
+        return not any(plan.states) and not any(float(group["lr"]) for group in self.param_groups)
 
     # The step
 
@@ -277,6 +316,8 @@ class FusedOptimizer(Optimizer):
         """Buffers become state only when the step was taken."""
         for i in plan.new:
             self.state[plan.params[i]].update(plan.states[i])
+        # The op told autograd that codes and scales changed; the weights they belong to have versions of their own.
+        changed([plan.params[i] for i in plan.quantized])
         self._taken(plan)
 
     def _gather(self) -> Plan | None:
@@ -312,10 +353,16 @@ class FusedOptimizer(Optimizer):
                     plan.ids.append(number)
                     plan.flags.append(self.treatment.flags(p, group))
                 number += 1
+        if any(is_sharded(p) for p in plan.params):
+            from fastgrad.distributed.shards import Sharded
+
+            plan.sharded = Sharded(plan.params)
         for i, p in enumerate(plan.params):
             payload, group = payload_of(p), self.param_groups[plan.groups[i]]
             plan.payloads.append(payload)
-            kept = self._kept_state(p)
+            if payload.scales is not None:
+                plan.quantized.append(i)
+            kept = self._kept_state(p, payload, group)
             if kept is None:
                 kept = self._new_state(p, payload, group)
                 if kept:
@@ -323,16 +370,7 @@ class FusedOptimizer(Optimizer):
                     plan.new.append(i)
             plan.states.append(kept)
         plan.lists = self._lists(plan)
-        if any(is_sharded(p) for p in plan.params):
-            from fastgrad.distributed.shards import Sharded
-
-            plan.sharded = Sharded(plan.params)
         return plan
-
-    def _kept_state(self, p: Parameter) -> dict[str, Tensor] | None:
-        """The buffers of a parameter, or None if it has none yet."""
-        kept = {name: value for name, value in self.state.get(p, {}).items() if isinstance(value, Tensor)}
-        return kept or None
 
     def _hyper(self, device: torch.device) -> Tensor:
         rows = [self._hyper_row(group) for group in self.param_groups]
@@ -365,29 +403,38 @@ class FusedOptimizer(Optimizer):
 
     # State that resumes
 
+    def __getstate__(self) -> dict:
+        """Of copies and pickles. Observers and hooks stay with the original."""
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in self.copied}}
+
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
+        if "_observers" not in self.__dict__:
+            self._start()
         self._plan = None
         for group in self.param_groups:  # of an optimizer of torch's
             for name in ("normalize", "quantize"):
                 group.setdefault(name, True)
+        if self.param_groups:
+            self.param_groups[0].setdefault(_PROGRESS, {})
 
     def state_dict(self) -> dict:
-        """torch's; its first group has ``fastgrad``: the noise step, alpha's state, the last table."""
+        """torch's; its first group has ``fastgrad``: the noise step, alpha's state, the last table where it is used."""
+        replayed = self._progress.replayed()
+        if replayed and self._plan is not None:
+            self._taken(self._plan, replayed)
         state = super().state_dict()
         if state["param_groups"]:
-            state["param_groups"][0]["fastgrad"] = {**self._progress.state_dict(), **self._format()}
+            count = sum(len(group["params"]) for group in self.param_groups)
+            progress = self._progress.state_dict(count, with_table=self.treatment.reads_table)
+            state["param_groups"][0][_PROGRESS] = {**progress, **self._format()}
         return state
-
-    def _format(self) -> dict:
-        """What a checkpoint must agree with beside shapes."""
-        return {}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Loads its own state_dict, or one of the optimizer of torch that it replaces. Nothing changes on an error."""
         groups = [dict(group) for group in state_dict["param_groups"]]
-        extra = groups[0].pop("fastgrad", None) if groups else None
-        states = self._checked_states(state_dict["state"], groups, extra)
+        extra = groups[0].pop(_PROGRESS, None) or None if groups else None
+        states = checked_states(self, state_dict["state"], groups, extra)
         super().load_state_dict({"state": {}, "param_groups": groups})
         # torch would cast every tensor to the type of its parameter, codes and factors among them.
         for p, state in states.items():
@@ -395,58 +442,6 @@ class FusedOptimizer(Optimizer):
         if extra is not None:
             self._progress.load_state_dict(extra)
 
-    def _checked_states(self, saved: dict, groups: list[dict], extra: dict | None) -> dict[Parameter, dict]:
-        """Copies of the saved states on the parameters' devices, each found to be what this optimizer keeps."""
-        own = [p for group in self.param_groups for p in group["params"]]
-        keys = [key for group in groups for key in group["params"]]
-        if len(own) != len(keys):
-            raise ValueError(f"state_dict: expected {len(own)} parameters, got {len(keys)}")
-        if extra is not None:
-            self._check_format(extra)
-        names = parameter_names(self.param_groups)
-        states: dict[Parameter, dict] = {}
-        loaded = [
-            {**group, **new} for group, new in zip(self.param_groups, groups, strict=False) for _ in group["params"]
-        ]
-        for name, p, key, group in zip(names, own, keys, loaded, strict=True):
-            if key not in saved:
-                continue
-            state = {k: v for k, v in saved[key].items() if v is not None}
-            expected = self._new_state(p, payload_of(p), group)
-            self._check_state(name, state, expected)
-            states[p] = {k: _copy_to(v, p, expected.get(k)) for k, v in state.items()}
-        return states
-
-    def _check_format(self, extra: dict) -> None:
-        for name, value in self._format().items():
-            if extra.get(name, value) != value:
-                raise ValueError(f"state_dict: expected {name} {value!r}, as this optimizer's, got {extra[name]!r}")
-
-    def _check_state(self, name: str, state: dict[str, Any], expected: dict[str, Tensor]) -> None:
-        for key, value in expected.items():
-            if key not in state:
-                raise ValueError(f"state_dict: {name} lacks {key!r}; expected {', '.join(expected)}")
-            got = state[key]
-            if tuple(got.shape) != tuple(value.shape) or got.dtype != value.dtype:
-                raise ValueError(
-                    f"state_dict: {key} of {name}: expected {value.dtype} {list(value.shape)}, got {got.dtype} "
-                    f"{list(got.shape)}"
-                )
-        unknown = [key for key, value in state.items() if key not in expected and isinstance(value, Tensor)]
-        if unknown:
-            raise ValueError(
-                f"state_dict: {name} has {', '.join(unknown)}; expected {', '.join(expected) or 'nothing'}"
-            )
-
     def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}\n    gradients: {self.treatment.describe()}\n)"
-
-
-def _copy_to(value: Any, p: Parameter, expected: Tensor | None) -> Any:
-    if not isinstance(value, Tensor):
-        return deepcopy(value)
-    if expected is not None and is_sharded(expected) and not is_sharded(value):
-        from torch.distributed.tensor import distribute_tensor
-
-        return distribute_tensor(value, expected.device_mesh, expected.placements)
-    return value.detach().clone() if value.dim() == 0 else value.detach().to(p.device, copy=True)
+        lines = [line for line in super().__repr__()[:-1].split("\n") if _PROGRESS not in line]
+        return "\n".join([*lines, f"    gradients: {self.treatment.describe()}\n)"])

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from fastgrad.ops.normalize_quantize import Alpha
 from fastgrad.optim.fused import Call, FusedOptimizer, Plan
-from fastgrad.optim.payload import Payload, local_of
+from fastgrad.optim.payload import Payload, local_of, payload_of
 from fastgrad.optim.treatment import Eligible, Treatment
 from fastgrad.reference.philox import DEFAULT_SEED
 
@@ -55,6 +55,8 @@ class SGD(FusedOptimizer):
     Works with closures, schedulers, parameter groups, and torch.amp.GradScaler (loss scales are undone inside the
     step). Same inputs, seed and step give the same bits on any number of threads.
     """
+
+    group_options = ("lr", "momentum", "dampening", "weight_decay")
 
     def __init__(
         self,
@@ -121,6 +123,12 @@ class SGD(FusedOptimizer):
             capturable,
         )
 
+    def add_param_group(self, param_group: dict) -> None:
+        super().add_param_group(param_group)
+        if any(payload_of(p).scales is not None for p in self.param_groups[-1]["params"]):
+            del self.param_groups[-1]
+            raise TypeError("params: int8 weights are updated by fastgrad.optim.AdamW; SGD expects float parameters")
+
     def _options(self) -> list:
         return [
             (group["momentum"] != 0, *own) for group, own in zip(self.param_groups, super()._options(), strict=True)
@@ -129,13 +137,11 @@ class SGD(FusedOptimizer):
     def _hyper_row(self, group: dict) -> list:
         return [*(group[name] for name in _HYPER), 0.0]
 
-    def _kept_state(self, p: Parameter) -> dict[str, Tensor] | None:
+    def _kept_state(self, p: Parameter, payload: Payload, group: dict) -> dict[str, Tensor] | None:
         buffer = self.state.get(p, {}).get("momentum_buffer")
         return None if buffer is None else {"momentum_buffer": buffer}
 
     def _new_state(self, parameter: Parameter, payload: Payload, group: dict) -> dict[str, Tensor]:
-        if payload.scales is not None:
-            raise TypeError("params: int8 weights are updated by fastgrad.optim.AdamW; SGD expects float parameters")
         return {"momentum_buffer": torch.empty_like(parameter)} if group["momentum"] else {}
 
     def _lists(self, plan: Plan) -> dict[str, list[Tensor]]:

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from fastgrad.library import NUMERICS_VERSION
 from fastgrad.ops import checks
 from fastgrad.ops.normalize_quantize import STATS, Alpha, default_scale
-from fastgrad.ops.sweeps import ALPHAS, FORMATS, METHODS, NORMALIZE, QUANTIZE, ROUNDINGS, SCALES
+from fastgrad.ops.sweeps import ALPHAS, COLUMNS, FORMATS, METHODS, NORMALIZE, QUANTIZE, ROUNDINGS, SCALES
 from fastgrad.reference.philox import DEFAULT_SEED, STEP_RANGE
 
 Eligible = Callable[[Parameter, dict], tuple[bool, bool]]
@@ -67,6 +67,11 @@ class Treatment:
     def scale_kind(self) -> str:
         return default_scale(self.format) if self.scale is None else self.scale
 
+    @property
+    def reads_table(self) -> bool:
+        """Whether a step depends on the table of the last one."""
+        return self.stats == "lagged" or self.compensate is not None
+
     def with_nonfinite(self, policy: str) -> Treatment:
         return replace(self, nonfinite=policy)
 
@@ -102,7 +107,8 @@ class Progress:
 
     def __init__(self) -> None:
         self.step = 0
-        self.clock: Tensor | None = None  # instead of `step`, on the device: int64 [1]
+        # The step on the device, int64 [1], where steps can be captured: replays move it on, which `step` does not see.
+        self.clock: Tensor | None = None
         self.skipped = 0
         self.alpha_state = torch.zeros(2, dtype=torch.float64)
         self.table: Tensor | None = None
@@ -126,26 +132,58 @@ class Progress:
         return self.table if stats == "lagged" and self.table is not None and self.ids == ids else None
 
     def advance(self, table: Tensor, ids: list[int], skipped: bool) -> None:
-        if self.clock is None:
-            self.step = (self.step + 1) % STEP_RANGE
-        else:
+        self.step = (self.step + 1) % STEP_RANGE
+        if self.clock is not None:
             self.clock.add_(1)
         if skipped:
             self.skipped += 1
         else:
             self.table, self.ids = table, ids
 
-    def state_dict(self) -> dict:
+    def replayed(self) -> int:
+        """Steps of captured graphs since it was last asked, which the host did not see."""
+        if self.clock is None:
+            return 0
+        missed, self.step = int(self.clock) - self.step, int(self.clock)
+        return missed
+
+    def state_dict(self, count: int | None = None, *, with_table: bool = True) -> dict:
+        """count: of all parameters. The table then has a row for each of them, whether it had a gradient or not:
+        torch.distributed.checkpoint loads into tensors of the size that was saved."""
+        table = self.table if with_table else None
+        if table is not None and count is not None:
+            rows = table.new_zeros(count + 1, COLUMNS)
+            rows[[*self.ids, -1]] = table
+            table = rows
         return {
             "numerics_version": NUMERICS_VERSION,
-            "step": self.step if self.clock is None else int(self.clock),
+            "step": self.step,
             "skipped": self.skipped,
             "alpha_state": self.alpha_state.clone(),
-            "table": None if self.table is None else self.table.clone(),
+            "table": None if table is None else table.clone(),
             "ids": list(self.ids),
         }
 
+    @staticmethod
+    def check(state: dict) -> None:
+        """Refuses what :meth:`load_state_dict` could not take."""
+        missing = [name for name in Progress().state_dict() if name not in state]
+        if missing:
+            raise ValueError(f"state_dict: 'fastgrad' lacks {', '.join(missing)}")
+        alpha, table, ids = state["alpha_state"], state["table"], state["ids"]
+        if tuple(alpha.shape) != (2,):
+            raise ValueError(f"state_dict: alpha_state of 'fastgrad': expected 2 numbers, got {list(alpha.shape)}")
+        rows = 1 + len(ids)
+        if table is not None and tuple(table.shape) != (rows, COLUMNS):
+            rows = 2 + max(ids, default=-1)
+            if table.dim() != 2 or table.shape[0] < rows or table.shape[1] != COLUMNS:
+                raise ValueError(
+                    f"state_dict: table of 'fastgrad': expected at least {rows} rows of {COLUMNS}, got "
+                    f"{list(table.shape)}"
+                )
+
     def load_state_dict(self, state: dict) -> None:
+        self.check(state)
         if state["numerics_version"] != NUMERICS_VERSION:
             import warnings
 
@@ -158,7 +196,10 @@ class Progress:
         if self.clock is not None:
             self.clock.fill_(self.step)
         self.alpha_state = state["alpha_state"].clone().cpu().double()
-        self.table = None if state["table"] is None else state["table"].clone()
+        table = state["table"]
+        if table is not None:
+            table = table.clone() if table.shape[0] == 1 + len(self.ids) else table[[*self.ids, -1]]
+        self.table = table
 
 
 class Observers:
