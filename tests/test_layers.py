@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("fastgrad", "triton_kernels", "medclm", "bench", "examples", "tests")
 PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 CSRC = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
-FRAMEWORKS = {"transformers", "accelerate", "lightning", "safetensors", "liger_kernel"}
-OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard", *FRAMEWORKS}
+FRAMEWORKS = {"transformers", "accelerate", "lightning", "safetensors"}
+OPTIONAL = {"matplotlib", "typer", "rich", "pyarrow", "PIL", "sklearn", "pooch", "tensorboard", "liger_kernel"}
+OPTIONAL |= FRAMEWORKS
 
 
 def name_of(path: Path) -> str:
@@ -107,7 +108,7 @@ def test_reference_imports_torch_numpy_and_itself():
 
 def test_triton_kernels_import_triton_and_the_reference():
     """The reference for its table of formats and its names; the bare name belongs to another package."""
-    plain = ("torch", "triton", "struct", "dataclasses", "functools", "collections.abc", "__future__")
+    plain = ("torch", "triton", "struct", "dataclasses", "functools", "itertools", "collections.abc", "__future__")
     below = (*plain, "fastgrad.reference", "fastgrad.triton_kernels")
     assert offenders(layer("fastgrad.triton_kernels"), lambda name: under(name, *below)) == []
     assert offenders(PYTHON, lambda name: not under(name, "triton_kernels")) == []
