@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from adamw_states import KINDS, new_states
-from contract_backends import CPU_BACKENDS, agree, needs_native
+from contract_backends import BACKENDS, agree, needs_native
 from contract_cases import name, pairwise
 from contract_data import DTYPES, channels_last, tensor
 
@@ -123,7 +123,7 @@ def values_of(states) -> list[torch.Tensor]:
 @needs_native
 @pytest.mark.parametrize("case", pairwise(AXES, seed=3, adjust=legal), ids=name)
 def test_trajectories(case):
-    agree(lambda: trajectory(case), "adamw_step_", CPU_BACKENDS)
+    agree(lambda: trajectory(case), "adamw_step_", BACKENDS)
 
 
 PLAIN = {axis: values[0] for axis, values in AXES.items()}
@@ -146,4 +146,4 @@ def test_wild_everything(states, first):
             results += [table, *(t for value in kept.values() if isinstance(value, list) for t in value)]
         return results
 
-    agree(run, f"adamw_step_ of wild tensors, {states}", CPU_BACKENDS)
+    agree(run, f"adamw_step_ of wild tensors, {states}", BACKENDS)
