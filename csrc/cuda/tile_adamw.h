@@ -286,8 +286,11 @@ FG_DEVICE AdamwNoise adamw_noise(const AdamwUpdate& u, int64_t tile) {
   return out;
 }
 
-// Four rows, `q` being their treated gradients; what comes first is asked of memory first.
-FG_DEVICE void adamw_half(const AdamwUpdate& u, const HalfPlace& place, int half, const HalfTile& q, const AdamwNoise& noise) {
+// Four rows of a tile, `q` being their treated gradients. whole: all of the tile exists, and quads can be accessed whole.
+FG_DEVICE void adamw_half(const AdamwUpdate& u, const TileSource& source, bool whole, int half, const HalfTile& q,
+                          const AdamwNoise& noise) {
+  const int start = half * kHalfRows * kColumns + kQuad * lane_number();
+  const HalfPlace place = {source.offset + start, start, source.begin, source.end, whole};
   const AdamwStep& s = u.step;
   const bool has_first = s.first_moment, factored = u.factored();
   HalfCodes p_codes = load_codes(u.parameter, code_bits(u.parameter_format), place), m_codes = {}, v_codes = {};
@@ -329,20 +332,18 @@ FG_DEVICE void adamw_half(const AdamwUpdate& u, const HalfPlace& place, int half
   store_parameter(u, place, p, scale, HalfNoise(noise.weight, half));
 }
 
-// whole: quads can be accessed whole, and all of them exist. tile: of the whole tensor, for the noise.
+// tile: of the whole tensor, for the noise. One text for both halves: it is long, with all the ways to keep a state.
 FG_DEVICE void adamw_tile(const AdamwUpdate& u, const TileSource& source, bool whole, int64_t tile, LaneTile q) {
   const AdamwNoise noise = adamw_noise(u, tile);
 #pragma unroll 1
   for (int half = 0; half < 2; ++half) {
-    const int start = half * kHalfRows * kColumns + kQuad * lane_number();
-    const HalfPlace place = {source.offset + start, start, source.begin, source.end, whole};
     HalfTile one;
 #pragma unroll
     for (int r = 0; r < kHalfRows; ++r) {
       one.row[r] = q.row[r];
       q.row[r] = q.row[r + kHalfRows];
     }
-    adamw_half(u, place, half, one, noise);
+    adamw_half(u, source, whole, half, one, noise);
   }
 }
 
