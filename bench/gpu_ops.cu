@@ -29,17 +29,18 @@ FG_DEVICE TensorWork plain_work(const TensorJob& job, const Sweep& sweep, const 
   return w;
 }
 
-template <Format F, bool UPDATE>
+template <Format F, Optimizer O>
 FG_DEVICE void whole_tiles(const TensorWork& w, const Input& in, TileSums* out, int* odd) {
   LaneRange range = no_range();
   LaneCounts counts = {0u, 0u, 0u};
   const int64_t warps = int64_t{gridDim.x} * kBlockWarps;
 #pragma unroll 1
   for (int64_t tile = int64_t{blockIdx.x} * kBlockWarps + warp_number(); tile < in.tiles; tile += warps) {
-    const TileSource source = {in.grad, Type::fp32, 1.0f, tile * kTile, kTile};
+    const TileSource source = {in.grad, Type::fp32, 1.0f, tile * kTile, 0, kTile};
     RawMoments raw;
     TileSums sums;
-    if (!process_whole<F, UPDATE>(w, source, tile, &raw, &range, &sums, &counts)) {
+    LaneTile treated;
+    if (!process_whole<F, O>(w, source, tile, &raw, &range, &sums, &counts, &treated)) {
       *odd = 1;  // shipped kernels go on with process_any
       return;
     }
@@ -65,10 +66,10 @@ FG_DEVICE void quantize(const Input& in, void* codes, float* scales, TileSums* s
     w.quantizer.block_scales = block.block_scales[warp_number()];
     w.quantizer.block_shift = 7;
   }
-  whole_tiles<F, false>(w, in, sums, odd);
+  whole_tiles<F, Optimizer::none>(w, in, sums, odd);
 }
 
-#define FG_KERNEL extern "C" __global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(false))
+#define FG_KERNEL extern "C" __global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(Optimizer::none))
 #define FG_OUT void *codes, float *scales, TileSums *sums, int *odd
 
 FG_KERNEL op_quantize_bf16_6B(const Input in, FG_OUT) { quantize<Format::bf16>(in, codes, nullptr, sums, odd, false, false); }
@@ -88,16 +89,16 @@ FG_KERNEL op_normalize_8B(const Input in, float* out, int* odd) {
   const Sweep sweep;
   TensorWork w = plain_work(job, sweep, in);
   w.affine_changes = true;
-  whole_tiles<Format::fp32, false>(w, in, nullptr, odd);
+  whole_tiles<Format::fp32, Optimizer::none>(w, in, nullptr, odd);
 }
 
 FG_KERNEL op_sgd_momentum_20B(const Input in, float* parameter, float* momentum, int* odd) {
   TensorJob job;
   const Sweep sweep;
   TensorWork w = plain_work(job, sweep, in);
-  w.update = {in.step, parameter, momentum, Type::fp32, Type::fp32, false, in.seed, in.stream};
-  w.update.step.flags = kMomentum | kCoupledDecay;
-  whole_tiles<Format::fp32, true>(w, in, nullptr, odd);
+  w.sgd = {in.step, parameter, momentum, Type::fp32, Type::fp32, false, in.seed, in.stream};
+  w.sgd.step.flags = kMomentum | kCoupledDecay;
+  whole_tiles<Format::fp32, Optimizer::sgd>(w, in, nullptr, odd);
 }
 
 // Normalize, round, measure the shrinkage, momentum, update.
@@ -107,9 +108,78 @@ FG_KERNEL op_chain_20B(const Input in, float* parameter, float* momentum, TileSu
   const Sweep sweep;
   TensorWork w = plain_work(job, sweep, in);
   w.affine_changes = w.quantize = true;
-  w.update = {in.step, parameter, momentum, Type::fp32, Type::fp32, false, in.seed, in.stream};
-  w.update.step.flags = kMomentum | kCoupledDecay;
-  whole_tiles<Format::fp8_e4m3, true>(w, in, sums, odd);
+  w.sgd = {in.step, parameter, momentum, Type::fp32, Type::fp32, false, in.seed, in.stream};
+  w.sgd.step.flags = kMomentum | kCoupledDecay;
+  whole_tiles<Format::fp8_e4m3, Optimizer::sgd>(w, in, sums, odd);
+}
+
+// AdamW without normalizing or rounding the gradient.
+struct AdamwInput {
+  const void* grad;
+  int64_t tiles;
+  AdamwUpdate update;  // addresses and numbers; the kinds of its states are set here
+};
+
+template <Type GRADIENT>
+FG_DEVICE void adamw(const AdamwInput& in, const AdamwUpdate& u) {
+  const int64_t warps = int64_t{gridDim.x} * kBlockWarps;
+#pragma unroll 1
+  for (int64_t tile = int64_t{blockIdx.x} * kBlockWarps + warp_number(); tile < in.tiles; tile += warps) {
+    const TileSource source = {in.grad, GRADIENT, 1.0f, tile * kTile, 0, kTile};
+    const LaneTile q = source.load();
+    const AdamwNoise noise = adamw_noise(u, tile);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      HalfTile one;
+#pragma unroll
+      for (int r = 0; r < kHalfRows; ++r) one.row[r] = q.row[half * kHalfRows + r];
+      adamw_half(u, source, true, half, one, noise);
+    }
+  }
+}
+
+FG_DEVICE AdamwUpdate adamw_update(const AdamwInput& in, Format parameter, Format first, SecondMoment second) {
+  AdamwUpdate u = in.update;
+  u.first = false;
+  u.stochastic = u.step.first_moment = true;
+  u.step.maximize = false;
+  u.parameter_format = parameter;
+  u.first_format = first;
+  u.second_kind = second;
+  u.parameter_scales = u.first_scales = u.second_scales = nullptr;
+  u.parameter_block = u.first_block = u.second_block = 128;
+  return u;
+}
+
+#define FG_ADAMW extern "C" __global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(Optimizer::adamw))
+
+FG_ADAMW op_adamw_fp32_28B(const AdamwInput in) {
+  adamw<Type::fp32>(in, adamw_update(in, Format::fp32, Format::fp32, SecondMoment::fp32));
+}
+
+FG_ADAMW op_adamw_bf16_int8_10B(const AdamwInput in) {
+  AdamwUpdate u = adamw_update(in, Format::bf16, Format::int8, SecondMoment::codes8);
+  __builtin_assume(in.update.first_scales != nullptr);
+  __builtin_assume(in.update.second_scales != nullptr);
+  u.first_scales = in.update.first_scales;
+  u.second_scales = in.update.second_scales;
+  adamw<Type::bf16>(in, u);
+}
+
+FG_ADAMW op_adamw_bf16_fp4_factored_7B(const AdamwInput in) {
+  AdamwUpdate u = adamw_update(in, Format::bf16, Format::fp4_e2m1, SecondMoment::factored);
+  __builtin_assume(in.update.first_scales != nullptr);
+  u.first_scales = in.update.first_scales;
+  adamw<Type::bf16>(in, u);
+}
+
+// Without a first moment.
+FG_ADAMW op_adamw_int8_factored_4B(const AdamwInput in) {
+  AdamwUpdate u = adamw_update(in, Format::int8, Format::fp32, SecondMoment::factored);
+  __builtin_assume(in.update.parameter_scales != nullptr);
+  u.parameter_scales = in.update.parameter_scales;
+  u.step.first_moment = false;
+  adamw<Type::bf16>(in, u);
 }
 
 }  // namespace fastgrad::cuda

@@ -2,7 +2,7 @@
 // kernels of the CPU, where it must not differ between instruction sets, and of the GPU, where it lies in device memory.
 #pragma once
 
-#include <cstdint>
+#include "numerics/portable.h"
 
 namespace fastgrad {
 
@@ -69,14 +69,14 @@ struct TensorJob {
   float* row_means = nullptr;  // centralize: c of every row
   float scale = 1, inverse_scale = 1;
 
-  bool normalized() const { return (flags & kNormalize) != 0; }
-  bool quantized() const { return (flags & kQuantize) != 0; }
+  FG_FN bool normalized() const { return (flags & kNormalize) != 0; }
+  FG_FN bool quantized() const { return (flags & kQuantize) != 0; }
   // The grid of tiles begins where the larger tensor's do: `lead` elements of the first tile are not of this shard.
-  int lead() const { return static_cast<int>(offset % 1024); }
-  int64_t grid() const { return n > 0 ? lead() + n : 0; }
-  int64_t first_tile() const { return offset / 1024; }
-  bool first() const { return (flags & kFirst) != 0; }
-  bool factored() const { return adamw.second != nullptr && adamw.second_kind == SecondMoment::factored; }
+  FG_FN int lead() const { return static_cast<int>(offset % 1024); }
+  FG_FN int64_t grid() const { return n > 0 ? lead() + n : 0; }
+  FG_FN int64_t first_tile() const { return offset / 1024; }
+  FG_FN bool first() const { return (flags & kFirst) != 0; }
+  FG_FN bool factored() const { return adamw.second != nullptr && adamw.second_kind == SecondMoment::factored; }
 };
 
 struct Sweep {

@@ -40,7 +40,9 @@ inline Needs needs_of(const std::vector<TensorJob>& jobs, const Sweep& sweep) {
     if (scaled_by_tensor(sweep) && job.given_scales == nullptr && !lagged) needs.moments_first = true;
     if (job.factored() && sweep.phase != Phase::update && job.adamw.bound < 0.0f) needs.moments_first = true;
   }
-  needs.moments_in_pass = !needs.moments_first && (sweep.measure || method != Method::none);
+  const bool moments = sweep.measure || method != Method::none;
+  if (sweep.phase == Phase::sums && moments) needs.moments_first = true;  // there is no pass after them
+  needs.moments_in_pass = !needs.moments_first && moments;
   return needs;
 }
 

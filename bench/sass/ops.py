@@ -69,6 +69,11 @@ OPS: dict[str, Op] = {
         op("momentum", "4 4 4", "4 4"),
         op("sgd_momentum", "4 4 4", "4 4"),
         op("chain", "4 4 4", "4 4"),
+        # Gradient, parameter, first and second moment; the roots of a factored second moment come from cache.
+        op("adamw_fp32", "4 4 4 4", "4 4 4"),
+        op("adamw_bf16_int8", "2 2 1 1", "2 1 1"),
+        op("adamw_bf16_fp4_factored", "2 2 1/2", "2 1/2"),
+        op("adamw_int8_factored", "2 1", "1"),
     )
 }
 
@@ -100,7 +105,7 @@ MAY_SPILL: tuple[tuple[str, str], ...] = (
 
 # Kernel launches (copies and memsets included) of one call, whatever the number of tensors.
 LAUNCHES: dict[str, str] = {
-    "gradient_moments, normalize_, quantize, normalize_quantize_, sgd_step_ (CUDA)": "1 kernel, 1 copy of the list",
+    "gradient_moments, normalize_, quantize, normalize_quantize_, sgd_step_, adamw_step_ (CUDA)": "1 kernel, 1 copy of the list",
     "dequantize (CUDA)": "1 kernel, 1 copy of the list",
 }
 

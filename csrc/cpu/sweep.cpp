@@ -116,7 +116,7 @@ class SweepRun {
       write_moments(no_moments(), row(i));
       row(i)[kMin] = row(i)[kMax] = 0.0;
       row(i)[kA] = row(i)[kScale] = 1.0;
-      row(i)[kK] = job.factor;
+      row(i)[kK] = sweep_.phase == Phase::sums ? 1.0 : job.factor;
       chunk_starts_.push_back(chunk_total);
       row_starts_.push_back(row_total);
       chunk_total += chunks_of(job.grid());
@@ -227,7 +227,7 @@ class SweepRun {
       }
       row(i)[kA] = job.a;
       row(i)[kC] = job.c;
-      if (!scaled_by_tensor(sweep_) || !job.quantized()) continue;
+      if (!scaled_by_tensor(sweep_) || !job.quantized() || sweep_.phase == Phase::sums) continue;
       if (job.given_scales != nullptr) {
         job.scale = job.given_scales[0];
       } else {

@@ -22,6 +22,12 @@ struct BlockMemory {
   Coefficients coefficients;
 };
 
+// ... and of one that takes steps of AdamW.
+struct AdamwMemory {
+  AdamwStep step;
+  TreatedTile treated[kBlockWarps];
+};
+
 struct BlockBarrier {
   FG_DEVICE void operator()() const { __syncthreads(); }
 };
@@ -33,7 +39,7 @@ FG_DEVICE TileSums add_sums(const TileSums& a, const TileSums& b) { return {a.yy
 
 FG_DEVICE TileSource source_of(const DeviceSweep& d, int tensor) {
   const TensorJob& job = d.jobs[tensor];
-  return {job.grad, job.grad_type, d.sweep.inverse_loss_scale, 0, 0};
+  return {job.grad, job.grad_type, d.sweep.inverse_loss_scale, 0, 0, 0};
 }
 
 FG_DEVICE int tiles_in(int64_t elements) {
@@ -80,9 +86,9 @@ FG_DEVICE void measure_chunk(const DeviceSweep& d, BlockMemory& block, int tenso
 #pragma unroll 1
   for (int tile = warp_number(); tile < tiles; tile += kBlockWarps) {
     source.offset = start + int64_t{tile} * kTile;
-    source.count = tile_count(job.n, source.offset);
+    source.end = tile_count(job.n, source.offset);
     RawMoments raw;
-    moments_of_tile(source, whole && source.count == kTile, &raw, &range);
+    moments_of_tile(source, whole && source.whole(), &raw, &range);
     if (lane_number() == 0) block.raw[tile] = raw;
   }
   const float min = warp_min(range.min), max = warp_max(range.max);
@@ -112,9 +118,9 @@ FG_DEVICE void measure_rows(const DeviceSweep& d, int tensor, int64_t task) {
 #pragma unroll 1
     for (int tile = 0; tile < tiles; ++tile) {
       source.offset = start + int64_t{tile} * kTile;
-      source.count = tile_count(end, source.offset);
+      source.end = tile_count(end, source.offset);
       RawMoments raw;
-      moments_of_tile(source, whole && source.count == kTile, &raw, &range);
+      moments_of_tile(source, whole && source.whole(), &raw, &range);
       if (tile == lane) low = raw;
       if (tile == lane + kWarpLanes) high = raw;
     }
@@ -146,7 +152,7 @@ FG_DEVICE TensorWork work_of(const DeviceSweep& d, int tensor, const Coefficient
   w.row_means = by_rows(d, job) ? d.row_means + d.plans[tensor].first_row : nullptr;
   w.affine = {k.a, k.c};
   w.affine_changes = !changes_nothing(w.affine);
-  w.quantize = quantized(job);
+  w.quantize = job.quantized();
   w.inverse_loss_scale = d.sweep.inverse_loss_scale;
   w.moments = d.sweep.moments_in_pass;
   w.quantizer = {d.sweep.seed, stream_now(d, job.stream), k.scale, k.inverse, nullptr, 0,
@@ -154,43 +160,68 @@ FG_DEVICE TensorWork work_of(const DeviceSweep& d, int tensor, const Coefficient
   return w;
 }
 
-template <Format F, bool UPDATE>
+FG_DEVICE int bits_of(Type type) { return type == Type::fp32 ? 32 : 16; }
+
+template <Format F, Optimizer O>
 FG_DEVICE bool accessible_whole(const TensorWork& w) {
   const TensorJob& job = *w.job;
-  bool whole = aligned(job.grad, quad_bytes(job.grad_type)) && aligned(job.out, quad_bytes(job.out_type)) &&
-               aligned(job.codes, format_spec(F).code_bits * kQuad / 8);
-  if (UPDATE) {
-    whole = whole && aligned(job.parameter, quad_bytes(job.parameter_type)) &&
-            aligned(job.momentum, quad_bytes(job.momentum_type));
+  const int lead = job.lead();
+  bool whole = aligned_codes(job.grad, lead, bits_of(job.grad_type)) && aligned_codes(job.out, lead, bits_of(job.out_type)) &&
+               aligned_codes(job.codes, lead, format_spec(F).code_bits);
+  if (O == Optimizer::sgd) {
+    whole = whole && aligned_codes(job.parameter, lead, bits_of(job.parameter_type)) &&
+            aligned_codes(job.momentum, lead, bits_of(job.momentum_type));
   }
   return whole && (w.row_means == nullptr || w.row_length % kQuad == 0);
 }
 
-template <Format F, bool UPDATE>
+// The step of AdamW, by one thread for the block.
+FG_DEVICE AdamwUpdate adamw_now(const DeviceSweep& d, AdamwMemory& memory, int tensor) {
+  const TensorJob& job = d.jobs[tensor];
+  if (threadIdx.x == 0) memory.step = adamw_step(job.hyper, factor_of(d, tensor), age_now(d, job));
+  __syncthreads();
+  return adamw_of(d, tensor, memory.step);
+}
+
+template <Format F, Optimizer O>
 FG_DEVICE void process_chunk(const DeviceSweep& d, BlockMemory& block, int tensor, int64_t chunk, const Coefficients& k) {
   const TensorJob& job = d.jobs[tensor];
   TensorWork w = work_of(d, tensor, k);
-  if (UPDATE) w.update = update_of(d, tensor);
-  w.whole = accessible_whole<F, UPDATE>(w);
+  if constexpr (O == Optimizer::sgd) w.sgd = sgd_of(d, tensor);
+  AdamwMemory* adamw_memory = nullptr;
+  AdamwUpdate adamw;
+  bool adamw_whole = false;
+  if constexpr (O == Optimizer::adamw) {
+    adamw_memory = &block_memory<AdamwMemory>();
+    adamw = adamw_now(d, *adamw_memory, tensor);
+    adamw_whole = accessible_whole(adamw, job.lead());
+  }
+  w.whole = accessible_whole<F, O>(w);
   if (d.sweep.scale_kind == ScaleKind::block) {
     w.quantizer.block_scales = block.block_scales[warp_number()];
     w.quantizer.block_shift = __ffs(d.sweep.block) - 1;
   }
   TileSource source = source_of(d, tensor);
   const int64_t start = chunk * kChunk;
-  const int tiles = tiles_in(job.n - start);
+  const int tiles = tiles_in(job.grid() - start);
   LaneRange range = no_range();
   LaneCounts counts = {0u, 0u, 0u};
 #pragma unroll 1
   for (int tile = warp_number(); tile < tiles; tile += kBlockWarps) {
-    source.offset = start + int64_t{tile} * kTile;
-    source.count = tile_count(job.n, source.offset);
+    const int64_t in_grid = start + int64_t{tile} * kTile, number = job.first_tile() + chunk * kTilesPerChunk + tile;
+    source.offset = in_grid - job.lead();
+    source.begin = in_grid == 0 ? job.lead() : 0;
+    source.end = tile_count(job.grid(), in_grid);
     RawMoments raw = {};
     TileSums sums = {};
-    const int64_t number = chunk * kTilesPerChunk + tile;
-    if (!w.whole || source.count != kTile || !process_whole<F, UPDATE>(w, source, number, &raw, &range, &sums, &counts)) {
-      process_any<F, UPDATE>(w, source, number, &raw, &range, &sums, &counts);
+    LaneTile treated;
+    if (!w.whole || !source.whole() ||
+        !process_whole<F, O>(w, source, number, &raw, &range, &sums, &counts, &treated)) {
+      TreatedTile* staged = O == Optimizer::adamw ? &adamw_memory->treated[warp_number()] : nullptr;
+      process_any<F, O>(w, source, number, &raw, &range, &sums, &counts, staged);
+      if constexpr (O == Optimizer::adamw) treated = staged->load();
     }
+    if constexpr (O == Optimizer::adamw) adamw_tile(adamw, source, adamw_whole && source.whole(), number, treated);
     if (lane_number() == 0) {
       block.raw[tile] = raw;
       block.sums[tile] = sums;

@@ -12,14 +12,21 @@ FASTGRAD_NUMERICS_BEGIN
 
 FG_DEVICE Method method_of(const DeviceSweep& d) { return static_cast<Method>(d.sweep.method); }
 FG_DEVICE Format format_of(const DeviceSweep& d) { return static_cast<Format>(d.sweep.format); }
-FG_DEVICE bool normalized(const TensorJob& job) { return (job.flags & kNormalize) != 0; }
-FG_DEVICE bool quantized(const TensorJob& job) { return (job.flags & kQuantize) != 0; }
 FG_DEVICE bool by_rows(const DeviceSweep& d, const TensorJob& job) {
-  return method_of(d) == Method::centralize && normalized(job) && job.rows > 0;
+  return method_of(d) == Method::centralize && job.normalized() && job.rows > 0;
+}
+// Of shards nothing is measured but rows, which are never cut.
+FG_DEVICE bool measured_first(const DeviceSweep& d, const TensorJob& job) {
+  return d.measured_first && (!d.sweep.sharded || by_rows(d, job));
 }
 FG_DEVICE double* table_row(const DeviceSweep& d, int tensor) { return d.table + int64_t{tensor} * kTableColumns; }
 FG_DEVICE const double* lagged_row(const DeviceSweep& d, int tensor) {
   return d.sweep.lagged + int64_t{tensor} * kTableColumns;
+}
+
+// t of AdamW. A step in device memory was left out of it.
+FG_DEVICE int64_t age_now(const DeviceSweep& d, const TensorJob& job) {
+  return job.adamw.age + (d.sweep.step != nullptr ? d.sweep.step[0] : 0);
 }
 
 // What names a tensor's noise. A step in device memory was left out when the stream was packed.
@@ -58,9 +65,9 @@ FG_DEVICE Coefficients coefficients_for(const DeviceSweep& d, int tensor, const 
   Moments m = current;
   if (lagged) m = read_moments(lagged_row(d, tensor));
   Affine f = {1.0f, 0.0f};
-  if (normalized(job) && method_of(d) != Method::none) f = affine_for(method_of(d), m, sweep.eps, factor);
+  if (job.normalized() && method_of(d) != Method::none) f = affine_for(method_of(d), m, sweep.eps, factor);
   float scale = 1.0f;
-  if (sweep.scale_kind == ScaleKind::tensor && format_of(d) != Format::fp32 && quantized(job)) {
+  if (sweep.scale_kind == ScaleKind::tensor && format_of(d) != Format::fp32 && job.quantized()) {
     if (job.given_scales != nullptr) {
       scale = job.given_scales[0];
     } else {

@@ -21,6 +21,14 @@ FG_DEVICE bool last_to_arrive(uint32_t* counter, int64_t of, BlockMemory& block)
   return block.flag != 0u;
 }
 
+// One of several tasks that others wait for is done.
+FG_DEVICE void arrive(uint32_t* counter) {
+  __syncthreads();
+  if (block_thread() != 0) return;
+  __threadfence();
+  atomicAdd(counter, 1u);
+}
+
 FG_DEVICE void announce(uint32_t* flag) {
   __threadfence();
   atomicExch(flag, 1u);
@@ -107,7 +115,8 @@ FG_DEVICE void finish_measured(const DeviceSweep& d, BlockMemory& block, int ten
     __threadfence();
     atomicAdd(&d.all[0], 1u);
   } else {
-    d.coefficients[tensor] = coefficients_for(d, tensor, m, 1.0);
+    const double factor = d.sweep.lagged != nullptr ? lagged_global_factor(d) : 1.0;
+    d.coefficients[tensor] = coefficients_for(d, tensor, m, factor);
     announce(&d.ready[tensor]);
   }
 }
@@ -117,7 +126,7 @@ FG_DEVICE Moments merge_list(const DeviceSweep& d) {
   for (int i = block_thread(); i < d.count; i += kBlockThreads) {
     const TensorJob& job = d.jobs[i];
     Moments leaf = no_moments();
-    if (job.n > 0 && (normalized(job) || !d.any_normalized)) leaf = d.tensors[i];
+    if (job.n > 0 && (job.normalized() || !d.any_normalized)) leaf = d.tensors[i];
     d.leaves[i] = leaf;
   }
   __syncthreads();
@@ -174,37 +183,68 @@ FG_DEVICE void write_row(const DeviceSweep& d, int tensor, const Moments& m, con
   row[kK] = factor_of(d, tensor);
 }
 
+FG_DEVICE Moments no_columns() { return {0.0, 0.0, 0.0, 0.0, 0.0, 0.0}; }
+
+// The coefficients of a tensor for a block: waited for, or made on the spot.
+FG_DEVICE Coefficients coefficients_now(const DeviceSweep& d, BlockMemory& block, int tensor) {
+  if (d.needs_all || measured_first(d, d.jobs[tensor])) {
+    wait_for(d.needs_all ? &d.all[1] : &d.ready[tensor], 1u);
+    return d.coefficients[tensor];
+  }
+  if (threadIdx.x == 0) {
+    const double factor = d.sweep.lagged != nullptr ? lagged_global_factor(d) : 1.0;
+    block.coefficients = coefficients_for(d, tensor, no_moments(), factor);
+  }
+  __syncthreads();
+  return block.coefficients;
+}
+
 // After the last processed chunk of a tensor.
 FG_DEVICE void finish_processed(const DeviceSweep& d, int tensor, const Coefficients& k) {
   const ChunkRecord record = merge_chunks(d, tensor);
   if (block_thread() != 0) return;
   if (d.sweep.moments_in_pass) d.tensors[tensor] = record.moments;
-  Moments m = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
-  if (d.measured) m = d.tensors[tensor];
-  write_row(d, tensor, m, k, record);
+  write_row(d, tensor, d.measured ? d.tensors[tensor] : no_columns(), k, record);
   __threadfence();
   atomicAdd(&d.all[3], 1u);
 }
 
+// The rows of a call that makes only the sums of squares: moments and the affine map.
+FG_DEVICE void write_sums_only(const DeviceSweep& d, BlockMemory& block) {
+  for (int i = 0; i < d.count; ++i) {
+    const TensorJob& job = d.jobs[i];
+    if (job.n == 0) continue;
+    if (job.factored()) wait_for(&d.meant[i], static_cast<uint32_t>(d.plans[i].mean_tasks));
+    Coefficients k = coefficients_now(d, block, i);
+    k.scale = 1.0f;  // nothing is scaled, nor compensated
+    if (block_thread() != 0) continue;
+    write_row(d, i, d.measured ? d.tensors[i] : no_columns(), k, ChunkRecord{});
+    table_row(d, i)[kK] = 1.0;
+  }
+}
+
 // The row of the list, those of tensors without elements, and alpha's state where it was not needed before.
-FG_DEVICE void finish_list(const DeviceSweep& d) {
+FG_DEVICE void finish_list(const DeviceSweep& d, BlockMemory& block) {
   if (d.needs_all) wait_for(&d.all[1], 1u);
   const bool skipped = d.all[2] != 0u;
-  if (!skipped) wait_for(d.processed ? &d.all[3] : &d.all[0], static_cast<uint32_t>(d.busy));
+  if (d.sums_only && !skipped) {
+    write_sums_only(d, block);
+  } else if (!skipped) {
+    wait_for(d.processed ? &d.all[3] : &d.all[0], static_cast<uint32_t>(d.busy));
+  }
   const Coefficients none = {1.0f, 0.0f, 1.0f, 1.0f};
   for (int i = block_thread(); i < d.count; i += kBlockThreads) {
     const bool empty = d.jobs[i].n == 0;
     if (!empty && d.processed && !skipped) continue;
-    Moments m = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
-    if (d.measured && empty) m = no_moments();
-    if (d.measured && !empty) m = d.tensors[i];
+    Moments m = no_columns();
+    if (d.measured) m = empty ? no_moments() : d.tensors[i];
     Coefficients k = none;
     if (empty && d.processed && !skipped) {
       k = coefficients_for(d, i, no_moments(), 1.0);
       if (d.sweep.scale_kind == ScaleKind::tensor && d.jobs[i].scales != nullptr) d.jobs[i].scales[0] = k.scale;
     }
     write_row(d, i, m, k, ChunkRecord{});
-    if (skipped) table_row(d, i)[kK] = 1.0;
+    if (skipped || d.sums_only) table_row(d, i)[kK] = 1.0;
   }
   __syncthreads();
   Moments all = no_moments();

@@ -9,14 +9,14 @@
 FASTGRAD_NUMERICS_BEGIN
 
 // Statistics alone.
-__global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(false)) moments_kernel(const DeviceSweep d) {
+__global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(Optimizer::none)) moments_kernel(const DeviceSweep d) {
   BlockMemory& block = block_memory<BlockMemory>();
   for (int64_t task = next_task(d, block); task < d.tasks; task = next_task(d, block)) {
     const Segment s = find_segment(d, task);
     if (s.kind == kMeasure) {
       measure(d, block, s, task - s.first_task);
     } else {
-      finish_list(d);
+      finish_list(d, block);
     }
   }
 }
@@ -71,7 +71,8 @@ struct CudaSweep::Plan {
   std::vector<TensorPlan> plans;
   Layout upload, work;
   int64_t at_jobs, at_plans, at_segments, at_counters, counters;
-  int64_t at_chunks, at_tensors, at_leaves, at_coefficients, at_row_absmax, at_spans, at_row_means, at_factor;
+  int64_t at_chunks, at_tensors, at_leaves, at_coefficients, at_row_absmax, at_spans, at_row_means;
+  int64_t at_counts, at_column_leaves, at_roots, at_factor;
 
   Plan(std::vector<TensorJob> list, const Sweep& sweep, int device_number) : jobs(std::move(list)), device(device_number) {
     const int64_t count = static_cast<int64_t>(jobs.size());
@@ -87,7 +88,7 @@ struct CudaSweep::Plan {
     at_jobs = upload.add<TensorJob>(count);
     at_plans = upload.add<TensorPlan>(count);
     at_segments = upload.add<Segment>(static_cast<int64_t>(segments.size()));
-    counters = 2 + 4 + 3 * count;  // the ticket takes two; uploaded as zeros
+    counters = 2 + 4 + 7 * count;  // the ticket takes two; uploaded as zeros
     at_counters = upload.add<uint32_t>(counters);
     at_chunks = work.add<ChunkRecord>(tasks.chunks());
     at_tensors = work.add<Moments>(count);
@@ -96,6 +97,9 @@ struct CudaSweep::Plan {
     at_row_absmax = work.add<double>(count);
     at_spans = work.add<Moments>(tasks.spans());
     at_row_means = work.add<float>(tasks.rows());
+    at_counts = work.add<unsigned long long>(tasks.counts());
+    at_column_leaves = work.add<double>(tasks.leaves());
+    at_roots = work.add<float>(tasks.roots());
     at_factor = work.add<double>(1);
   }
 
@@ -103,7 +107,8 @@ struct CudaSweep::Plan {
     if (!d.processed) return moments_kernel;
     bool update = false;
     for (const TensorJob& job : jobs) update |= job.parameter != nullptr;
-    return sweep_kernel_of(static_cast<Format>(d.sweep.format), update);
+    const Optimizer optimizer = d.sweep.update == Update::adamw ? Optimizer::adamw : Optimizer::sgd;
+    return sweep_kernel_of(static_cast<Format>(d.sweep.format), update ? optimizer : Optimizer::none);
   }
 };
 
@@ -134,6 +139,10 @@ void CudaSweep::launch(void* upload, void* workspace, double* table, void* strea
   d.arrived = d.all + 4;
   d.ready = d.arrived + d.count;
   d.left = d.ready + d.count;
+  d.cleared = d.left + d.count;
+  d.squared = d.cleared + d.count;
+  d.meant = d.squared + d.count;
+  d.rooted = d.meant + d.count;
   d.chunks = part<ChunkRecord>(workspace, p.at_chunks);
   d.tensors = part<Moments>(workspace, p.at_tensors);
   d.leaves = part<Moments>(workspace, p.at_leaves);
@@ -141,6 +150,9 @@ void CudaSweep::launch(void* upload, void* workspace, double* table, void* strea
   d.row_absmax = part<double>(workspace, p.at_row_absmax);
   d.spans = part<Moments>(workspace, p.at_spans);
   d.row_means = part<float>(workspace, p.at_row_means);
+  d.counts = part<unsigned long long>(workspace, p.at_counts);
+  d.column_leaves = part<double>(workspace, p.at_column_leaves);
+  d.roots = part<float>(workspace, p.at_roots);
   d.global_factor = part<double>(workspace, p.at_factor);
   d.table = table;
   const OnDevice guard(p.device);

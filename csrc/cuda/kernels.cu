@@ -4,9 +4,13 @@
 
 FASTGRAD_NUMERICS_BEGIN
 
-#define FASTGRAD_KERNELS_OF(FORMAT)                                                                    \
-  SweepKernel sweep_kernel_##FORMAT(bool update) {                                                     \
-    return update ? sweep_kernel<Format::FORMAT, true> : sweep_kernel<Format::FORMAT, false>;          \
+#define FASTGRAD_KERNELS_OF(FORMAT)                                               \
+  SweepKernel sweep_kernel_##FORMAT(Optimizer optimizer) {                        \
+    switch (optimizer) {                                                          \
+      case Optimizer::sgd: return sweep_kernel<Format::FORMAT, Optimizer::sgd>;     \
+      case Optimizer::adamw: return sweep_kernel<Format::FORMAT, Optimizer::adamw>; \
+      default: return sweep_kernel<Format::FORMAT, Optimizer::none>;              \
+    }                                                                             \
   }
 #define FASTGRAD_EXPANDED(FORMAT) FASTGRAD_KERNELS_OF(FORMAT)
 

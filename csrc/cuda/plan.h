@@ -17,14 +17,12 @@ class TaskPlan {
     place();
     if (!d_.processed) {
       add_measure(0, count());
-    } else if (!d_.measured_first) {
-      add(kProcess, 0, count());
-    } else if (d_.needs_all || d_.sweep.two_reads) {
+    } else if (d_.needs_all) {
       add_measure(0, count());
-      if (d_.needs_all) add_task(kCoefficients, 0, 1);
-      add(kProcess, 0, count());
+      add_task(kCoefficients, 0, 1);
+      add_groups(cached_bytes, false);
     } else {
-      add_groups(cached_bytes);
+      add_groups(cached_bytes, d_.measured_first);
     }
     add_task(kFinish, 0, 1);
     d_.tasks = next_;
@@ -36,6 +34,9 @@ class TaskPlan {
   int64_t chunks() const { return chunks_; }
   int64_t rows() const { return rows_; }
   int64_t spans() const { return spans_; }
+  int64_t counts() const { return counts_; }
+  int64_t leaves() const { return leaves_; }
+  int64_t roots() const { return roots_; }
 
  private:
   int count() const { return static_cast<int>(jobs_.size()); }
@@ -58,16 +59,17 @@ class TaskPlan {
     d_.needs_all = needs.all_first;
     d_.processed = works;
     d_.sweep.moments_in_pass = works && needs.moments_in_pass;
-    d_.measured = d_.measured_first || d_.sweep.moments_in_pass || !works;
+    d_.sums_only = s.update == Update::adamw && s.phase == Phase::sums;
+    d_.measured = !s.sharded && (d_.measured_first || d_.sweep.moments_in_pass || !works);
   }
 
   void place() {
     for (const TensorJob& job : jobs_) {
       TensorPlan p = {};
       p.first_chunk = chunks_;
-      p.chunks = chunks_of(job.n);
+      p.chunks = chunks_of(job.grid());
       chunks_ += p.chunks;
-      p.measure_tasks = p.chunks;
+      p.measure_tasks = d_.sweep.sharded ? 0 : p.chunks;
       if (by_rows(job) && job.n > 0) {
         const int64_t length = job.n / job.rows, piece = length < kChunk ? length : kChunk;
         p.first_row = rows_;
@@ -81,17 +83,34 @@ class TaskPlan {
         rows_ += job.rows;
         spans_ += spans;
       }
+      if (job.factored() && job.n > 0) place_factored(job, p);
       plans_.push_back(p);
     }
   }
+
+  void place_factored(const TensorJob& job, TensorPlan& p) {
+    const int64_t columns = job.n / job.rows, all = job.rows + columns;
+    factored_ = true;
+    p.first_root = roots_;
+    roots_ += columns_begin(columns_begin(job.rows) + columns);
+    p.first_leaf = leaves_;
+    leaves_ += columns;
+    p.mean_tasks = pieces(all, kMeansPerTask);
+    if (d_.sweep.phase == Phase::update) return;
+    p.first_count = counts_;
+    counts_ += all;
+    p.clear_tasks = pieces(all, kClearedPerTask);
+    p.square_tasks = pieces(pieces(job.rows, kBandRows) * pieces(columns, kColumns), kUnitsPerTask);
+  }
+  static int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
   void add_task(int kind, int tensor, int64_t tasks) {
     if (tasks == 0) return;
     segments_.push_back({next_, tensor, kind});
     next_ += tasks;
   }
-  void add(int kind, int first, int last) {
-    for (int i = first; i < last; ++i) add_task(kind, i, plans_[i].chunks);
+  void add(int kind, int64_t TensorPlan::*tasks, int first, int last) {
+    for (int i = first; i < last; ++i) add_task(kind, i, plans_[i].*tasks);
   }
   void add_measure(int first, int last) {
     for (int i = first; i < last; ++i) {
@@ -99,20 +118,43 @@ class TaskPlan {
     }
   }
 
-  // Measures one group ahead of what is processed, so that nobody waits at a group's end.
-  void add_groups(int64_t cached_bytes) {
-    int processed_to = 0;
-    for (int first = 0; first < count();) {
-      int last = first;
-      for (int64_t bytes = 0; last < count() && (last == first || bytes + bytes_of(last) <= cached_bytes / 2); ++last) {
-        bytes += bytes_of(last);
+  // Every stage of a group comes after the stage before of the next one, so that nobody waits at a group's end. What is under
+  // way in all stages is to fit into the cache.
+  void add_groups(int64_t cached_bytes, bool measure) {
+    const bool squares = factored_ && d_.sweep.phase != Phase::update;
+    const int stages = measure + squares + 1;
+    std::vector<int> starts = {0};
+    while (starts.back() < count()) starts.push_back(end_of_group(starts.back(), stages > 1 ? cached_bytes / stages : 0));
+    const int groups = static_cast<int>(starts.size()) - 1;
+    for (int turn = 0; turn < groups + stages; ++turn) {
+      int group = turn;
+      if (squares && group < groups) add(kClear, &TensorPlan::clear_tasks, starts[group], starts[group + 1]);
+      if (measure) {
+        if (group < groups) add_measure(starts[group], starts[group + 1]);
+        group -= 1;
       }
-      add_measure(first, last);
-      add(kProcess, processed_to, first);
-      processed_to = first;
-      first = last;
+      const int squared = group;
+      if (squares && squared >= 0 && squared < groups) {
+        add(kSquares, &TensorPlan::square_tasks, starts[squared], starts[squared + 1]);
+      }
+      if (squares) group -= 1;
+      if (group >= 0 && group < groups) {
+        if (factored_ && !squares) add(kMeans, &TensorPlan::mean_tasks, starts[group], starts[group + 1]);
+        if (!d_.sums_only) add(kProcess, &TensorPlan::chunks, starts[group], starts[group + 1]);
+      }
+      if (squares && squared >= 0 && squared < groups) {
+        add(kMeans, &TensorPlan::mean_tasks, starts[squared], starts[squared + 1]);
+      }
     }
-    add(kProcess, processed_to, count());
+  }
+  // bytes 0, or work in no order that the cache would profit from: all tensors.
+  int end_of_group(int first, int64_t bytes_at_once) const {
+    if (bytes_at_once == 0 || d_.sweep.two_reads) return count();
+    int last = first;
+    for (int64_t bytes = 0; last < count() && (last == first || bytes + bytes_of(last) <= bytes_at_once); ++last) {
+      bytes += bytes_of(last);
+    }
+    return last;
   }
   int64_t bytes_of(int i) const { return jobs_[i].n * (jobs_[i].grad_type == Type::fp32 ? 4 : 2); }
 
@@ -120,7 +162,8 @@ class TaskPlan {
   DeviceSweep& d_;
   std::vector<Segment> segments_;
   std::vector<TensorPlan> plans_;
-  int64_t next_ = 0, chunks_ = 0, rows_ = 0, spans_ = 0;
+  int64_t next_ = 0, chunks_ = 0, rows_ = 0, spans_ = 0, counts_ = 0, leaves_ = 0, roots_ = 0;
+  bool factored_ = false;
 };
 
 FASTGRAD_NUMERICS_END

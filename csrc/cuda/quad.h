@@ -42,6 +42,9 @@ FG_DEVICE QuadWord operator&(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadW
 FG_DEVICE QuadWord operator<<(const QuadWord& a, int s) { FG_QUAD_EACH(QuadWord, a.v[i] << s); }
 FG_DEVICE QuadWord operator>>(const QuadWord& a, int s) { FG_QUAD_EACH(QuadWord, a.v[i] >> s); }
 FG_DEVICE QuadMask operator<(const Quad& a, float b) { FG_QUAD_EACH(QuadMask, a.v[i] < b); }
+FG_DEVICE QuadMask operator>(const Quad& a, const Quad& b) { FG_QUAD_EACH(QuadMask, a.v[i] > b.v[i]); }
+FG_DEVICE QuadMask operator&(const QuadMask& a, const QuadMask& b) { FG_QUAD_EACH(QuadMask, a.v[i] && b.v[i]); }
+FG_DEVICE QuadMask operator==(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadMask, a.v[i] == b.v[i]); }
 FG_DEVICE QuadMask operator==(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadMask, a.v[i] == b); }
 FG_DEVICE QuadMask operator!=(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadMask, a.v[i] != b); }
 FG_DEVICE QuadWord& operator|=(QuadWord& a, const QuadWord& b) { return a = a | b; }

@@ -4,7 +4,7 @@
 // fits into the L2 cache, the second read of a gradient does not come from memory.
 #pragma once
 
-#include "finish.h"
+#include "squares.h"
 
 FASTGRAD_NUMERICS_BEGIN
 
@@ -37,33 +37,32 @@ FG_DEVICE void measure(const DeviceSweep& d, BlockMemory& block, const Segment& 
   if (last_to_arrive(&d.arrived[s.tensor], d.plans[s.tensor].measure_tasks, block)) finish_measured(d, block, s.tensor);
 }
 
-// The coefficients of a tensor for a block: waited for, or made on the spot.
-FG_DEVICE Coefficients coefficients_now(const DeviceSweep& d, BlockMemory& block, int tensor) {
-  if (d.measured_first) {
-    wait_for(d.needs_all ? &d.all[1] : &d.ready[tensor], 1u);
-    return d.coefficients[tensor];
-  }
-  if (threadIdx.x == 0) {
-    const double factor = d.sweep.lagged != nullptr ? lagged_global_factor(d) : 1.0;
-    block.coefficients = coefficients_for(d, tensor, no_moments(), factor);
-  }
-  __syncthreads();
-  return block.coefficients;
-}
-
-template <Format F, bool UPDATE>
+template <Format F, Optimizer O>
 FG_DEVICE void process(const DeviceSweep& d, BlockMemory& block, int tensor, int64_t chunk) {
   const Coefficients k = coefficients_now(d, block, tensor);
   if (d.needs_all && d.all[2] != 0u) return;  // a non-finite element was found: nothing is written
+  if (O == Optimizer::adamw && d.jobs[tensor].factored()) wait_for(&d.rooted[tensor], 1u);
   if (chunk == 0 && threadIdx.x == 0 && d.sweep.scale_kind == ScaleKind::tensor && d.jobs[tensor].scales != nullptr) {
     d.jobs[tensor].scales[0] = k.scale;
   }
-  process_chunk<F, UPDATE>(d, block, tensor, chunk, k);
+  process_chunk<F, O>(d, block, tensor, chunk, k);
   if (last_to_arrive(&d.left[tensor], d.plans[tensor].chunks, block)) finish_processed(d, tensor, k);
 }
 
-template <Format F, bool UPDATE>
-__global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(UPDATE)) sweep_kernel(const DeviceSweep d) {
+// A task of a factored second moment.
+FG_DEVICE void factor(const DeviceSweep& d, BlockMemory& block, const Segment& s, int64_t task) {
+  if (s.kind == kClear) return clear_counts(d, s.tensor, task);
+  const Coefficients k = coefficients_now(d, block, s.tensor);
+  if (d.needs_all && d.all[2] != 0u) return;
+  if (s.kind == kSquares) {
+    add_squares(d, s.tensor, task, k);
+  } else {
+    move_means(d, block, s.tensor, task, k);
+  }
+}
+
+template <Format F, Optimizer O>
+__global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(O)) sweep_kernel(const DeviceSweep d) {
   BlockMemory& block = block_memory<BlockMemory>();
   for (int64_t task = next_task(d, block); task < d.tasks; task = next_task(d, block)) {
     const Segment s = find_segment(d, task);
@@ -71,8 +70,13 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_multiprocessor(UPDAT
       case kMeasure:
       case kMeasureRows: measure(d, block, s, task - s.first_task); break;
       case kCoefficients: finish_coefficients(d, block); break;
-      case kProcess: process<F, UPDATE>(d, block, s.tensor, task - s.first_task); break;
-      default: finish_list(d); break;
+      case kClear:
+      case kSquares:
+      case kMeans:
+        if constexpr (O == Optimizer::adamw) factor(d, block, s, task - s.first_task);
+        break;
+      case kProcess: process<F, O>(d, block, s.tensor, task - s.first_task); break;
+      default: finish_list(d, block); break;
     }
   }
 }

@@ -33,13 +33,16 @@ struct RawMoments {
   }
 };
 
-// What a warp reads: `count` elements from `offset`, times the inverse loss scale.
+// What a warp reads, times the inverse loss scale: of the tile that begins at element `offset` (before the first one,
+// where a shard begins inside its tile) the places from `begin` to `end`.
 struct TileSource {
   const void* grad;
   Type type;
   float inverse_loss_scale;
   int64_t offset;
-  int count;
+  int begin, end;
+
+  FG_DEVICE bool whole() const { return begin == 0 && end == kTile; }
 
   // A whole tile, at an aligned address.
   FG_DEVICE LaneTile load() const {
@@ -63,7 +66,7 @@ struct TileSource {
     }
     return x;
   }
-  FG_DEVICE bool exists(int place) const { return place < count; }
+  FG_DEVICE bool exists(int place) const { return place >= begin && place < end; }
   // One element of any tile; +0 where there is none.
   FG_DEVICE float element(int place) const {
     if (!exists(place)) return 0.0f;
@@ -120,7 +123,7 @@ FG_DEVICE void moments_of_any_tile(const TileSource& source, RawMoments* raw, La
   }
   finite = warp_sum(finite);
   absmax = warp_max(absmax);
-  const int nonfinite = source.count - static_cast<int>(finite);
+  const int nonfinite = source.end - source.begin - static_cast<int>(finite);
   if (finite == 0) {
     *raw = {0.0f, 0.0f, 0.0f, 0.0f, 0, nonfinite};
     return;

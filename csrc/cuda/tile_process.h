@@ -1,7 +1,8 @@
 // One tile from gradient to everything that is made of it: normalized, quantized, measured, stored, applied.
 #pragma once
 
-#include "tile_update.h"
+#include "tile_adamw.h"
+#include "tile_sgd.h"
 
 FASTGRAD_NUMERICS_BEGIN
 
@@ -16,7 +17,7 @@ struct TensorWork {
   float inverse_loss_scale;
   bool moments;  // measured in this pass
   Quantizer quantizer;
-  Update update;
+  SgdUpdate sgd;
 };
 
 // The row of dim 0 that an element is in, from that of the tile's first element and its place there.
@@ -63,14 +64,15 @@ FG_DEVICE void store_whole(const TensorWork& w, const LaneTile& q, int64_t offse
   }
 }
 
-// A whole tile. False, and nothing stored, where it must go element by element.
-template <Format F, bool UPDATE>
+// A whole tile, up to the step of SGD; `treated` is what AdamW goes on with. False, and nothing stored, where it must go
+// element by element.
+template <Format F, Optimizer O>
 FG_DEVICE bool process_whole(const TensorWork& w, const TileSource& source, int64_t tile, RawMoments* raw, LaneRange* range,
-                             TileSums* sums, LaneCounts* counts) {
+                             TileSums* sums, LaneCounts* counts, LaneTile* treated) {
   LaneTile y = source.load();
   if (w.moments && !moments_of_whole_tile(y, raw, range)) return false;
   normalize_whole(w, y, source.offset);
-  void* codes = quantized(*w.job) ? w.job->codes : nullptr;
+  void* codes = w.job->quantized() ? w.job->codes : nullptr;
   if constexpr (F != Format::fp32) {
     if (w.quantize) {
       const TileLook look = look_at(y);
@@ -93,13 +95,14 @@ FG_DEVICE bool process_whole(const TensorWork& w, const TileSource& source, int6
     }
   }
   store_whole(w, y, source.offset);
-  if constexpr (UPDATE) {
-    if (w.update.all_fp32()) {
-      update_whole_fp32(w.update, y, source.offset);
+  if constexpr (O == Optimizer::sgd) {
+    if (w.sgd.all_fp32()) {
+      update_whole_fp32(w.sgd, y, source.offset);
     } else {
-      update_whole(w.update, y, source.offset, tile);
+      update_whole(w.sgd, y, source.offset, tile);
     }
   }
+  *treated = y;
   return true;
 }
 
@@ -109,10 +112,22 @@ FG_DEVICE Quantized<float, uint32_t> quantize_one(const Quantizer& z, float y, i
   return quantize_any<F, Rounding::stochastic>(y, inverse_at(z, place), scale_at(z, place), noise);
 }
 
+// The treated gradients of a warp's tile, for AdamW, in shared memory: a lane reads what it wrote.
+struct TreatedTile {
+  Quad row[kRows][kWarpLanes];
+
+  FG_DEVICE LaneTile load() const {
+    LaneTile q;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) q.row[r] = row[r][lane_number()];
+    return q;
+  }
+};
+
 // Any tile, element by element: short ones, odd addresses, non-finite elements, magnitudes out of range.
-template <Format F, bool UPDATE>
+template <Format F, Optimizer O>
 FG_DEVICE void process_any(const TensorWork& w, const TileSource& source, int64_t tile, RawMoments* raw, LaneRange* range,
-                           TileSums* sums, LaneCounts* counts) {
+                           TileSums* sums, LaneCounts* counts, TreatedTile* treated) {
   const int lane = lane_number();
   const TensorJob& job = *w.job;
   if (w.moments) moments_of_any_tile(source, raw, range);
@@ -123,7 +138,7 @@ FG_DEVICE void process_any(const TensorWork& w, const TileSource& source, int64_
     if (quantize) {
       noise = gradient_noise(w.quantizer, tile);
       if (w.quantizer.block_scales != nullptr) {
-        const int block = w.sweep->block, blocks = (source.count + block - 1) / block;
+        const int block = w.sweep->block, blocks = (source.end + block - 1) / block;
         for (int b = lane; b < blocks; b += kWarpLanes) {
           uint32_t largest = 0;
           for (int i = 0; i < block; ++i) {
@@ -158,13 +173,13 @@ FG_DEVICE void process_any(const TensorWork& w, const TileSource& source, int64_
   const int ey = range_exponent(largest_y), eq = range_exponent(largest_q);
   const float fy = power_of_two(-ey), fq = power_of_two(-eq);
   LaneNoise weight_noise = no_noise();
-  if constexpr (UPDATE) {
-    if (w.update.needs_noise()) weight_noise = lane_noise(w.update.seed, w.update.stream, tile, lane);
+  if constexpr (O == Optimizer::sgd) {
+    if (w.sgd.needs_noise()) weight_noise = lane_noise(w.sgd.seed, w.sgd.stream, tile, lane);
   }
   Quad yy = {}, yq = {}, qq = {};
 #pragma unroll 1
   for (int r = 0; r < kRows; ++r) {
-    const int first = r * kColumns + kQuad * lane, left = source.count - first;
+    const int first = r * kColumns + kQuad * lane;
     const QuadWord z = noise.row(r), zw = weight_noise.row(r);
     Quad q = {};
     QuadWord code = {};
@@ -174,7 +189,7 @@ FG_DEVICE void process_any(const TensorWork& w, const TileSource& source, int64_
       q.v[k] = y;
       code.v[k] = float_bits(canonical(y));
       if constexpr (F != Format::fp32) {
-        if (!quantize || k >= left) continue;
+        if (!quantize || !source.exists(first + k)) continue;
         const auto one = quantize_one<F>(w.quantizer, y, first + k, z.v[k]);
         q.v[k] = one.value;
         code.v[k] = one.code;
@@ -187,13 +202,16 @@ FG_DEVICE void process_any(const TensorWork& w, const TileSource& source, int64_
         qq.v[k] = qq.v[k] + vq * vq;
       }
     }
-    const int some = left < 0 ? 0 : left < kQuad ? left : kQuad;
-    if (job.codes != nullptr && quantized(job)) store_some_codes<F>(job.codes, source.offset + first, code, some);
+    if (job.codes != nullptr && job.quantized()) {  // not of shards: what exists begins with the quad
+      const int left = source.end - first;
+      store_some_codes<F>(job.codes, source.offset + first, code, left < 0 ? 0 : left < kQuad ? left : kQuad);
+    }
+    if constexpr (O == Optimizer::adamw) treated->row[r][lane] = q;
 #pragma unroll
     for (int k = 0; k < kQuad; ++k) {
-      if (k >= some) break;
+      if (!source.exists(first + k)) continue;
       if (job.out != nullptr) store_element(job.out, job.out_type, source.offset + first + k, q.v[k], false, 0u);
-      if constexpr (UPDATE) update_one(w.update, q.v[k], source.offset + first + k, zw.v[k]);
+      if constexpr (O == Optimizer::sgd) update_one(w.sgd, q.v[k], source.offset + first + k, zw.v[k]);
     }
   }
   if (quantize) {

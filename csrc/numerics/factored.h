@@ -22,6 +22,18 @@ FG_FN double rounded_square(float magnitude, double rounder) {
   return (x * x + rounder) - rounder;
 }
 
+// The gap; 0 where nothing is counted.
+FG_FN double square_gap(double rounder) {
+  return rounder == 0.0 ? 0.0 : power_of_two_double(static_cast<int>(double_bits(rounder) >> 52) - 1023 - 52);
+}
+
+// Where more than one square is added up, the sum with the rounder keeps the rounder's exponent: the rounded square is as
+// many gaps as this is above square_gaps(0, rounder). Whole numbers, and sums of them modulo 2^64, have no order.
+FG_FN uint64_t square_gaps(float magnitude, double rounder) {
+  const double x = magnitude;
+  return double_bits(x * x + rounder);
+}
+
 FG_FN float moved_mean(float before, double rate, double sum, double count) {
   const double b = before, moved = b + rate * (sum / count - b);
   return moved < 3.4028234663852886e38 ? static_cast<float>(moved) : bits_float(kFloatMax);

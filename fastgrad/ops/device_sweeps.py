@@ -25,7 +25,8 @@ def sweep(grads: Sequence[Tensor], **keywords: object) -> Tensor:
     plain = keywords.get("states") is None and keywords.get("offsets") is None  # what the CUDA kernels can do
     if kernel == "CUDA" and plain:
         return cuda_sweep(library.native, grads, **keywords)
-    if kernel == "Triton":
+    plain = keywords.get("states") is None and keywords.get("offsets") is None  # what the Triton twins can do
+    if kernel == "Triton" and plain:
         from fastgrad import triton_kernels
 
         return triton_kernels.sweep(grads, **keywords)

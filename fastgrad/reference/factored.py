@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .formats import FLT_MAX, square_root
+from .formats import FLT_MAX, f32, square_root
 from .moments import add, tree
 
 
@@ -24,8 +24,9 @@ class Factored:
 def sums_of_squares(y: Tensor, rows: int, whole_rows: int, bound: float) -> Factored:
     """Sums of the rows and columns of y*y, each square rounded to a gap that makes every sum exact.
 
-    y: flat float32 [rows * C]; bound: the largest |y| that is counted as it is.
+    y: flat float32 [rows * C]; bound: the largest |y| that is counted as it is, rounded to float32.
     """
+    bound = float(f32(bound))
     matrix = y.view(rows, -1)
     longest = max(whole_rows, matrix.shape[1])
     if bound == 0.0 or y.numel() == 0:

@@ -14,7 +14,7 @@
 
 FASTGRAD_NUMERICS_BEGIN
 #define FASTGRAD_STUB(FORMAT) \
-  SweepKernel sweep_kernel_##FORMAT(bool) { return nullptr; }
+  SweepKernel sweep_kernel_##FORMAT(Optimizer) { return nullptr; }
 FASTGRAD_STUB(fp32)
 FASTGRAD_STUB(bf16)
 FASTGRAD_STUB(fp16)

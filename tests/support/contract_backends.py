@@ -165,13 +165,22 @@ def reference_running() -> Iterator[None]:
 
 
 def agree(
-    run: Callable[[], list[torch.Tensor]], what: str, backends: tuple[AnyBackend, ...] = COMPARED_BACKENDS
+    run: Callable[[], list[torch.Tensor]],
+    what: str,
+    backends: tuple[AnyBackend, ...] = COMPARED_BACKENDS,
+    emulated_every: int = 1,
 ) -> None:
-    """`run`, which makes its own inputs and gives all results, has the reference's bits on every backend."""
+    """`run`, which makes its own inputs and gives all results, has the reference's bits on every backend.
+
+    emulated_every: where a test is long, the emulated GPU takes one in so many of its cases.
+    """
+    test = os.environ["PYTEST_CURRENT_TEST"]
     with reference_running():
         expected = run()
     for backend in backends:
-        if isinstance(backend, InterpretedTriton) and not backend.takes(os.environ["PYTEST_CURRENT_TEST"]):
+        if isinstance(backend, InterpretedTriton) and not backend.takes(test):
+            continue
+        if isinstance(backend, EmulatedCuda) and zlib.crc32(test.encode()) % emulated_every:
             continue
         with backend.running():
             got = run()

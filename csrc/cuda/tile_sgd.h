@@ -1,4 +1,4 @@
-// The optimizer's step on one tile by one warp. See docs/numerics.md, section 9.
+// SGD on one tile by one warp. See docs/numerics.md, section 9.
 #pragma once
 
 #include "coefficients.h"
@@ -8,7 +8,7 @@
 FASTGRAD_NUMERICS_BEGIN
 
 // One tensor's step.
-struct Update {
+struct SgdUpdate {
   SgdStep step;
   void* parameter;
   void* momentum;
@@ -23,10 +23,10 @@ struct Update {
   FG_DEVICE bool needs_noise() const { return stochastic && parameter_type != Type::fp32; }
 };
 
-FG_DEVICE Update update_of(const DeviceSweep& d, int tensor) {
+FG_DEVICE SgdUpdate sgd_of(const DeviceSweep& d, int tensor) {
   const TensorJob& job = d.jobs[tensor];
-  Update u;
-  u.step = sgd_step(job.hyper, factor_of(d, tensor), (job.flags & kFirst) != 0);
+  SgdUpdate u;
+  u.step = sgd_step(job.hyper, factor_of(d, tensor), job.first());
   u.parameter = job.parameter;
   u.momentum = job.momentum;
   u.parameter_type = job.parameter_type;
@@ -44,7 +44,7 @@ FG_DEVICE float stored_momentum(float m, Type type) {
   return type == Type::bf16 ? bits_float(code << 16) : half_to_float(static_cast<uint16_t>(code));
 }
 
-FG_DEVICE void update_element(const Update& u, float gradient, float* parameter, float* momentum, Type momentum_type) {
+FG_DEVICE void update_element(const SgdUpdate& u, float gradient, float* parameter, float* momentum, Type momentum_type) {
   const double direction = sgd_direction(gradient, *parameter, u.step, u.step.flags);
   float m = 0.0f;
   if (u.has_momentum()) *momentum = m = stored_momentum(sgd_momentum(direction, *momentum, u.step, u.step.flags), momentum_type);
@@ -52,7 +52,7 @@ FG_DEVICE void update_element(const Update& u, float gradient, float* parameter,
 }
 
 // A whole tile in float32. Four rows are loaded before the first is needed: that many bytes in flight.
-FG_DEVICE void update_whole_fp32(const Update& u, const LaneTile& gradient, int64_t offset) {
+FG_DEVICE void update_whole_fp32(const SgdUpdate& u, const LaneTile& gradient, int64_t offset) {
   constexpr int kAhead = 4;
   float* parameter = static_cast<float*>(u.parameter) + offset + kQuad * lane_number();
   float* momentum = static_cast<float*>(u.momentum) + offset + kQuad * lane_number();
@@ -79,7 +79,7 @@ FG_DEVICE void update_whole_fp32(const Update& u, const LaneTile& gradient, int6
 }
 
 // A whole tile of any types.
-FG_DEVICE void update_whole(const Update& u, const LaneTile& gradient, int64_t offset, int64_t tile) {
+FG_DEVICE void update_whole(const SgdUpdate& u, const LaneTile& gradient, int64_t offset, int64_t tile) {
   const LaneNoise noise = u.needs_noise() ? lane_noise(u.seed, u.stream, tile, lane_number()) : no_noise();
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
@@ -94,7 +94,7 @@ FG_DEVICE void update_whole(const Update& u, const LaneTile& gradient, int64_t o
 }
 
 // One element, wherever it lies.
-FG_DEVICE void update_one(const Update& u, float gradient, int64_t at, uint32_t noise) {
+FG_DEVICE void update_one(const SgdUpdate& u, float gradient, int64_t at, uint32_t noise) {
   float p = load_element(u.parameter, u.parameter_type, at), m = 0.0f;
   if (u.has_momentum()) m = load_element(u.momentum, u.momentum_type, at);
   update_element(u, gradient, &p, &m, u.momentum_type);
