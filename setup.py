@@ -41,7 +41,7 @@ class CMakeBuild(build_ext):
 
 setup(
     # The Triton kernels lie at the root; the bare name triton_kernels belongs to another package.
-    packages=[*find_packages(include=["fastgrad*"]), "fastgrad.triton_kernels"],
+    packages=[*find_packages(include=["fastgrad*", "medclm*"]), "fastgrad.triton_kernels"],
     package_dir={"fastgrad.triton_kernels": "triton_kernels"},
     # optional: where no compiler is found the build warns and the references remain.
     ext_modules=[Extension("fastgrad._native", sources=[], optional=True)],

@@ -199,7 +199,7 @@ FG_DEVICE void process_chunk(const DeviceSweep& d, BlockMemory& block, int tenso
   w.whole = accessible_whole<F, O>(w);
   if (d.sweep.scale_kind == ScaleKind::block) {
     w.quantizer.block_scales = block.block_scales[warp_number()];
-    w.quantizer.block_shift = __ffs(d.sweep.block) - 1;
+    w.quantizer.block_shift = log2_of_power(d.sweep.block);
   }
   TileSource source = source_of(d, tensor);
   const int64_t start = chunk * kChunk;

@@ -182,12 +182,15 @@ FG_DEVICE HalfMaxima maxima_of(const HalfTile& x) {
   return out;
 }
 
+// A function of its own: nvcc keeps a constructor's initializers for the host's compiler, which knows no __ffs.
+FG_DEVICE int log2_of_power(int x) { return __ffs(x) - 1; }
+
 // The float32 scales of blocks of 16 to 256 elements.
 struct Blocks {
   float* scales;
   int shift;  // log2 of the elements
 
-  FG_DEVICE Blocks(float* memory, int block) : scales(memory), shift(__ffs(block) - 1) {}
+  FG_DEVICE Blocks(float* memory, int block) : scales(memory), shift(log2_of_power(block)) {}
   FG_DEVICE int lanes() const { return shift >= 7 ? kWarpLanes : 1 << (shift - 2); }  // that a row of a block lies in
 
   FG_DEVICE void load(const HalfPlace& p, float (&scale)[kHalfRows]) const {
