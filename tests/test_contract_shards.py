@@ -92,10 +92,11 @@ def part(t: torch.Tensor, rows: int, first: int, last: int) -> torch.Tensor:
 
 def test_cuts_are_odd():
     """Shards begin inside tiles, at places that are no multiples of four, and at whole blocks where there are some."""
-    starts = [first * (t.numel() // t.shape[0]) for t, shards in zip(values(), runs(), strict=True) for first, _ in shards]
+    cut = list(zip(values(), runs(), strict=True))
+    starts = [first * (t.numel() // t.shape[0]) for t, shards in cut for first, _ in shards]
     assert any(start % 1024 and start % 4 for start in starts)
-    assert all(first % block_of(t) == 0 for t, shards in zip(values(), runs(), strict=True) if t.dim() == 1
-               for first, _ in shards if block_of(t))  # fmt: skip
+    vectors = [(block_of(t), shards) for t, shards in cut if t.dim() == 1 and block_of(t)]
+    assert all(first % block == 0 for block, shards in vectors for first, _ in shards)
 
 
 class Shards:
@@ -125,12 +126,14 @@ class Shards:
             view.copy_(copy)
 
 
-def adamw_of_shards(case, kept: dict, arguments: dict, grads: list[torch.Tensor], bounds: list[float], age: int, factors):
+def adamw_of_shards(
+    case, kept: dict, arguments: dict, grads: list[torch.Tensor], bounds: list[float], age: int, factors: torch.Tensor
+) -> list[torch.Tensor]:
     """One step, shards of a call at a time: first the sums of all, then their steps. Gives tables, and column means."""
     calls = lists()
     factored = [k.dtype == torch.float32 and s.numel() > 0
                 for k, s in zip(kept["exp_avg_sqs"], kept["exp_avg_sq_scales"], strict=True)]  # fmt: skip
-    taken, sums, results = [], [], []
+    taken, sums, results, column_sums = [], [], [], []
     for phase in ("sums", "update"):
         for c, call in enumerate(calls):
             if phase == "sums":
@@ -142,8 +145,9 @@ def adamw_of_shards(case, kept: dict, arguments: dict, grads: list[torch.Tensor]
             elif any(factored):
                 for place, (i, _, _) in enumerate(call):
                     if factored[i]:
-                        sums[c][place][1] = sum(own[1] for k, other in enumerate(calls)
-                                                for own, (j, _, _) in zip(column_sums[k], other, strict=True) if j == i)  # fmt: skip
+                        of_all = [own[1] for k, other in enumerate(calls)
+                                  for own, (j, _, _) in zip(column_sums[k], other, strict=True) if j == i]  # fmt: skip
+                        sums[c][place][1] = sum(of_all)
             lagged = arguments["lagged"]
             table = fastgrad.adamw_step_(
                 grads=[part(grads[i], SHAPES[i][0], first, last) for i, first, last in call],

@@ -105,7 +105,8 @@ MAY_SPILL: tuple[tuple[str, str], ...] = (
 
 # Kernel launches (copies and memsets included) of one call, whatever the number of tensors.
 LAUNCHES: dict[str, str] = {
-    "gradient_moments, normalize_, quantize, normalize_quantize_, sgd_step_, adamw_step_ (CUDA)": "1 kernel, 1 copy of the list",
+    "gradient_moments, normalize_, quantize, normalize_quantize_, sgd_step_, adamw_step_ (CUDA)":
+        "1 kernel, 1 copy of the list",
     "dequantize (CUDA)": "1 kernel, 1 copy of the list",
 }
 
