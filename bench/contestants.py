@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import fastgrad
-from bench import gate, plain
+from bench import adamw, gate, plain
 from bench.floors import Floor, bind
 from bench.gate import Call
 from bench.shapes import Workspace
 from fastgrad import shrinkage
 
-KINDS = ("floor", "ours", "eager", "foreach", "fused", "compile", "reference")
+KINDS = ("floor", "ours", "eager", "foreach", "fused", "compile", "peer", "reference")
 LR, MU, DECAY = 1e-3, 0.9, 1e-4
 RATES = {"lr": LR, "mu": MU, "decay": DECAY}
 HYPER = (LR, MU, 0.0, DECAY, 0.0, 0.0, 0.0, 0.0)
@@ -309,6 +309,10 @@ ROWS: dict[str, Row] = {
             partial(gate.chain, method="autoscale", format="fp8_e4m3", first=SIGMA_FIRST, **RATES),
             partial(ours_step, method="autoscale", format="fp8_e4m3", scale="tensor"),
             partial(ours_sgd, method="autoscale", format="fp8_e4m3"), plain_autoscale,
+        ),
+        Row(
+            "adamw", "AdamW; the floor is that of float32", "read g, p, m, v; write p, m, v", 28, gate.nothing,
+            (*floors(Floor("adamw")), *(Contestant(*each) for each in adamw.contestants())),
         ),
     )
 }  # fmt: skip

@@ -14,7 +14,7 @@
 
 namespace {
 
-enum Body { kNothing, kToU16, kToU8, kInPlace, kMomentum };
+enum Body { kNothing, kToU16, kToU8, kInPlace, kMomentum, kAdamw };
 
 typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
@@ -27,6 +27,7 @@ struct Job {
   void* const* out;
   float* const* param;
   float* const* momentum;
+  float* const* second;
   int body, streaming;
   float a, c, mu, lr;
 };
@@ -85,6 +86,16 @@ void momentum(const float* __restrict g, float* __restrict p, float* __restrict 
   }
 }
 
+// The bytes of AdamW, without its root and its division.
+void adamw(const float* __restrict g, float* __restrict p, float* __restrict m, float* __restrict v, int64_t n, float mu,
+           float lr) {
+  for (int64_t i = 0; i < n; ++i) {
+    m[i] = __builtin_fmaf(mu, m[i], g[i]);
+    v[i] = __builtin_fmaf(mu, v[i], g[i]);
+    p[i] = __builtin_fmaf(-lr, m[i] + v[i], p[i]);
+  }
+}
+
 void run_body(const Job& job, int64_t t, int64_t at, int64_t n) {
   const uint32_t* bits = reinterpret_cast<const uint32_t*>(job.grad[t] + at);
   switch (job.body) {
@@ -96,6 +107,8 @@ void run_body(const Job& job, int64_t t, int64_t at, int64_t n) {
       return narrow<uint8_t, 24>(bits, static_cast<uint8_t*>(job.out[t]) + at, n);
     case kInPlace: return in_place(job.grad[t] + at, n, job.a, job.c);
     case kMomentum: return momentum(job.grad[t] + at, job.param[t] + at, job.momentum[t] + at, n, job.mu, job.lr);
+    case kAdamw:
+      return adamw(job.grad[t] + at, job.param[t] + at, job.momentum[t] + at, job.second[t] + at, n, job.mu, job.lr);
     default: return;
   }
 }
@@ -129,9 +142,9 @@ int floor_has_streaming() { return HAS_STREAMING; }
 // read_first: the gradients are summed before the body runs, in windows of whole tensors of at least `window`
 // elements (0: the whole list), with a barrier between. Returns the sum that was read.
 double floor_run(int64_t count, const int64_t* start, float* const* grad, void* const* out, float* const* param,
-                 float* const* momenta, int body, int read_first, int streaming, int64_t window, float a, float c,
-                 float mu, float lr, int threads) {
-  const Job job{count, start, grad, out, param, momenta, body, streaming, a, c, mu, lr};
+                 float* const* momenta, float* const* seconds, int body, int read_first, int streaming, int64_t window,
+                 float a, float c, float mu, float lr, int threads) {
+  const Job job{count, start, grad, out, param, momenta, seconds, body, streaming, a, c, mu, lr};
   double total = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : total)
   {

@@ -32,7 +32,7 @@ FLAGS = (
     ),  # not FTZ: no -ffast-math
     *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
 )
-BODIES = ("nothing", "to_u16", "to_u8", "in_place", "momentum")
+BODIES = ("nothing", "to_u16", "to_u8", "in_place", "momentum", "adamw")
 
 
 class NoCompiler(RuntimeError):
@@ -111,14 +111,14 @@ def has_streaming() -> bool:
 class Addresses:
     """Start offsets and addresses of a workspace; keeps what it points to alive."""
 
-    def __init__(self, work: Workspace) -> None:
+    def __init__(self, work: Workspace, second: bool) -> None:
         self.work = work
+        self.seconds = [torch.zeros_like(t) for t in work.momenta] if second else work.momenta
         self.outs = [torch.empty(t.shape, dtype=torch.int16) for t in work.grads]
         sizes = [t.numel() for t in work.grads]
         columns = [array("q", itertools.accumulate(sizes, initial=0))]
-        columns += [
-            array("q", [t.data_ptr() for t in x]) for x in (work.grads, self.outs, work.params, work.momenta)
-        ]
+        lists = (work.grads, self.outs, work.params, work.momenta, self.seconds)
+        columns += [array("q", [t.data_ptr() for t in tensors]) for tensors in lists]
         self.columns = columns
         self.arguments = [ctypes.c_int64(len(sizes)), *(ctypes.c_void_p(c.buffer_info()[0]) for c in columns)]
 
@@ -129,7 +129,7 @@ def bind(
     """A call without arguments: the loop over the tensors of a workspace, with torch's number of threads."""
     if floor.streaming and not has_streaming():
         raise NoCompiler("floors: no streaming stores on this machine")
-    addresses = Addresses(work)
+    addresses = Addresses(work, second=floor.body == "adamw")
     run = load().floor_run
     arguments = [
         *addresses.arguments,

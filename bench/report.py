@@ -14,7 +14,7 @@ Result = dict[str, object]
 LIST_TITLES = {"resnet56": "ResNet-56", "gpt": "GPT", "one": "One tensor", "tiny": "Tiny"}
 COLORS = {
     "ours": "#d62728", "eager": "#7f7f7f", "foreach": "#1f77b4", "fused": "#17becf", "compile": "#9467bd",
-    "reference": "#bcbd22",
+    "peer": "#8c564b", "reference": "#bcbd22",
 }  # fmt: skip
 
 METHOD = """\
@@ -175,7 +175,8 @@ def draw(record: Record, path: Path) -> None:
         plt.Line2D([], [], color=COLORS[k], marker="D" if k == "ours" else "o", linestyle="", label=k)
         for k in kinds
     ]  # fmt: skip
-    names = ["fastgrad" if k == "ours" else f"torch {k}" if k != "reference" else "less work" for k in kinds]
+    words = {"ours": "fastgrad", "reference": "less work", "peer": "other libraries"}
+    names = [words.get(k, f"torch {k}") for k in kinds]
     figure.legend(handles, names, loc="lower center", ncols=3, frameon=False)
     figure.suptitle(f"{record['machine']['cpu']}, {threads} thread{'s' * (threads > 1)}")
     figure.tight_layout(rect=(0, 0.1, 1, 1))

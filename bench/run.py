@@ -154,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
                     options.json.write_text(json.dumps(record, indent=1))
         del work
     failed = [r for r in record["results"] if r["failed"]]
+    # A library that is not installed, or does not run here, is a line of the table and no failure of ours.
+    wrong = [r for r in failed if r["kind"] != "peer"]
     for r in failed:
         print(f"failed: {r['list']} {r['row']} {r['contestant']}: {r['failed']}", file=sys.stderr)
     without_floor = {
@@ -161,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     for key in sorted(without_floor):
         print(f"no floor for {key}", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if wrong else 0
 
 
 def without_json(arguments: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import floors, gate, measure, plain, report, run, shapes  # noqa: E402
+from bench import adamw, floors, gate, measure, plain, report, run, shapes  # noqa: E402
 from bench.contestants import ROWS, Contestant  # noqa: E402
 from bench.floors import Floor  # noqa: E402
 from bench.gate import Call, Wrong  # noqa: E402
@@ -123,6 +124,30 @@ def test_floor_of_momentum_is_one_step(work, threads, window):
     assert all(map(torch.equal, work.grads, work.initial["grads"]))
 
 
+@needs_compiler
+def test_floor_of_adamw_moves_its_bytes(work, threads):
+    work.reset()
+    call = floors.bind(Floor("adamw"), work, mu=0.5, lr=1.0)
+    for second in call.addresses.seconds:
+        second.fill_(2.0)
+    call()
+    for i, (g, m, p) in enumerate(zip(*(work.initial[k] for k in ("grads", "momenta", "params")), strict=True)):
+        torch.testing.assert_close(work.momenta[i], 0.5 * m + g)
+        torch.testing.assert_close(call.addresses.seconds[i], 1.0 + g)
+        torch.testing.assert_close(work.params[i], p - (work.momenta[i] + call.addresses.seconds[i]))
+
+
+@torch.no_grad()
+def test_the_gate_refuses_an_adamw_of_another_rule(work):
+    def sgd(parameters):
+        return torch.optim.SGD(parameters, adamw.LR)
+
+    with pytest.raises(Wrong, match="more than a gap"):
+        gate.run(work, adamw.step_of(work, sgd, torch.float32), adamw.first_step)
+    with pytest.raises(Wrong, match="against the gradient"):
+        gate.run(work, adamw.step_of(work, sgd, torch.float32), partial(adamw.first_step, factored=True))
+
+
 def test_without_a_compiler_the_message_says_so(monkeypatch):
     monkeypatch.setattr(floors.shutil, "which", lambda name: None)
     with pytest.raises(floors.NoCompiler, match="no C\\+\\+ compiler found"):
@@ -135,7 +160,7 @@ CASES = [
     pytest.param(row, contestant, id=f"{row.name}-{contestant.name}")
     for row in ROWS.values()
     for contestant in row.contestants
-    if contestant.kind not in ("floor", "compile") and contestant.check is not gate.nothing
+    if contestant.kind not in ("floor", "compile", "peer") and contestant.check is not gate.nothing
 ]
 
 
