@@ -1,4 +1,4 @@
-"""Volumes (NIfTI, NRRD, MetaImage, a folder of DICOM slices) in the one orientation of :mod:`medclm.images.geometry`."""
+"""Volumes (NIfTI, NRRD, MetaImage, a folder of DICOM slices), in the one orientation of medclm.images.geometry."""
 
 from __future__ import annotations
 
@@ -163,10 +163,9 @@ def _itk_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray, bool, obj
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise ValueError(
-            f"expected one value a voxel in three dimensions, got {reader.GetNumberOfComponents()} in {reader.GetDimension()}"
-        )
+    values, dimensions = reader.GetNumberOfComponents(), reader.GetDimension()
+    if (values, dimensions) != (1, 3):
+        raise ValueError(f"expected one value a voxel in three dimensions, got {values} in {dimensions}")
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.asarray(reader.GetSpacing())
     affine[:3, 3] = reader.GetOrigin()
@@ -174,7 +173,8 @@ def _itk_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray, bool, obj
         known = reader.HasMetaDataKey("NRRD_space") and "scanner" not in reader.GetMetaData("NRRD_space")
     else:
         with path.open("rb") as file:
-            known = any(word in file.read(4096) for word in (b"TransformMatrix", b"Rotation", b"Orientation"))
+            text = file.read(4096).partition(b"ElementDataFile")[0]
+        known = any(word in text for word in (b"TransformMatrix", b"Rotation", b"Orientation"))
     return reader.GetSize(), affine, known, reader
 
 

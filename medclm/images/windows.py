@@ -33,7 +33,7 @@ def check(window: str | Window) -> None:
 
 
 def percentiles(values: np.ndarray) -> Window:
-    """The 0.5th and the 99.5th percentile of the finite values: MR has no unit, and a few bright pixels must not decide."""
+    """The 0.5th and the 99.5th percentile of the finite values: a few bright pixels must not decide."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return (0.0, 1.0)
