@@ -43,7 +43,13 @@ Z_TOLERANCE_MM = 0.5
 RATINGS: dict[str, dict[int, str]] = {
     "internalStructure": {1: "soft tissue", 2: "fluid", 3: "fat", 4: "air"},
     "calcification": {1: "popcorn", 2: "laminated", 3: "solid", 4: "non-central", 5: "central", 6: "absent"},
-    "subtlety": {1: "extremely subtle", 2: "moderately subtle", 3: "fairly subtle", 4: "moderately obvious", 5: "obvious"},
+    "subtlety": {
+        1: "extremely subtle",
+        2: "moderately subtle",
+        3: "fairly subtle",
+        4: "moderately obvious",
+        5: "obvious",
+    },
     "sphericity": {1: "linear", 2: "ovoid to linear", 3: "ovoid", 4: "ovoid to round", 5: "round"},
     "margin": {1: "poorly defined", 2: "near poorly defined", 3: "medium", 4: "near sharp", 5: "sharp"},
     "lobulation": {1: "none", 2: "nearly none", 3: "medium", 4: "near marked", 5: "marked"},
