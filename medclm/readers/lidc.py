@@ -103,6 +103,10 @@ def read(
         _extract(path)
     places = None if images is None else series.folders(Path(images))
     with closing(_open(path)) as database:
+        # The table has no index on its annotations.
+        contours: dict[int, list[int]] = defaultdict(list)
+        for contour, annotation in database.execute("select id, annotation_id from contours"):
+            contours[annotation].append(contour)
         query = "select id, patient_id, study_instance_uid, series_instance_uid from scans order by id limit ?"
         for scan, patient, study, uid in database.execute(query, (-1 if scans is None else scans,)):
             if places is None:
@@ -117,7 +121,7 @@ def read(
             else:
                 problems.add(Reason.IMAGE_MISSING, f"{patient}: series {uid}")
                 continue
-            outlines = list(_outlines(database, scan, heights, patient, problems))
+            outlines = list(_outlines(database, scan, contours, heights, patient, problems))
             sections: list[Section] = []
             for number, nodule in enumerate(nodules(outlines, minimum_readers)):
                 sections += consensus(nodule, number, agreement)
@@ -175,7 +179,12 @@ def _rating(name: str, values: list[int]) -> str:
 
 
 def _outlines(
-    database: sqlite3.Connection, scan: int, heights: np.ndarray, patient: str, problems: Problems
+    database: sqlite3.Connection,
+    scan: int,
+    contours: dict[int, list[int]],
+    heights: np.ndarray,
+    patient: str,
+    problems: Problems,
 ) -> Iterator[Outline]:
     columns = ", ".join(f'"{name}"' for name in RATINGS)
     for id, *ratings in database.execute(
@@ -183,8 +192,9 @@ def _outlines(
     ):
         masks: dict[int, np.ndarray] = defaultdict(lambda: np.zeros((SIZE, SIZE), bool))
         holes: dict[int, np.ndarray] = defaultdict(lambda: np.zeros((SIZE, SIZE), bool))
-        query = "select inclusion, image_z_position, coords from contours where annotation_id = ?"
-        for inclusion, height, coords in database.execute(query, (id,)):
+        query = "select inclusion, image_z_position, coords from contours where id = ?"
+        for contour in contours[id]:
+            inclusion, height, coords = database.execute(query, (contour,)).fetchone()
             z = int(np.abs(heights - height).argmin())
             if abs(heights[z] - height) > Z_TOLERANCE_MM:
                 problems.add(
