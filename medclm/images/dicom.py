@@ -102,11 +102,13 @@ def _grey(dataset: Dataset, raw: np.ndarray, asked: str | windows.Window, source
 
 def _voi(dataset: Dataset, raw: np.ndarray) -> np.ndarray:
     """By the file's first VOI LUT or window. pydicom's result spans the stored range, not 0..255."""
-    from pydicom.pixels import apply_voi_lut, apply_windowing
+    from pydicom.pixels import apply_voi, apply_windowing
 
     if dataset.get("VOILUTSequence"):
-        table = np.asarray(dataset.VOILUTSequence[0].LUTData)
-        return windows.scaled(apply_voi_lut(raw.astype(np.int32), dataset, index=0), (table.min(), table.max()))
+        entries, first, _ = dataset.VOILUTSequence[0].LUTDescriptor
+        table = apply_voi(np.arange(first, first + (entries or 1 << 16)), dataset, index=0)
+        looked_up = apply_voi(np.rint(raw).astype(np.int32), dataset, index=0)
+        return windows.scaled(looked_up, (table.min(), table.max()))
     if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
         with np.errstate(over="ignore"):  # SIGMOID far from its centre
             low, high = apply_windowing(np.array([-1e9, 1e9]), dataset, index=0)

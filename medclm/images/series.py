@@ -45,13 +45,12 @@ class Series:
 def headers(folder: Path) -> Iterator[tuple[Path, Dataset]]:
     """Of every DICOM file that is directly in the folder, without pixels, in the order of the names."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     for path in sorted(folder.iterdir()):
         if path.is_file() and dicom.is_dicom(path):
             try:
                 yield path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-            except (InvalidDicomError, EOFError) as error:
+            except Exception as error:  # what pydicom raises for a damaged file is not one class
                 raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: {error}") from error
 
 
@@ -96,13 +95,17 @@ def read(folder: Path) -> Series:
 
 
 def folders(root: Path) -> dict[str, Path]:
-    """SeriesInstanceUID -> its folder, of every folder of DICOM slices under the root: by the first slice in it."""
+    """SeriesInstanceUID -> its folder, of every folder of DICOM slices under the root: by the first slice in it. A
+    folder whose first file is damaged is passed over: its series is then missing to whoever asks for it."""
     found: dict[str, Path] = {}
     for folder in sorted({root, *(path for path in root.rglob("*") if path.is_dir())}):
-        for _, header in headers(folder):
-            if header.get("ImagePositionPatient"):
-                found.setdefault(str(header.get("SeriesInstanceUID")), folder)
-                break
+        try:
+            slices = (header for _, header in headers(folder) if header.get("ImagePositionPatient"))
+            first = next(slices, None)
+        except ImageError:
+            continue
+        if first is not None:
+            found.setdefault(str(first.get("SeriesInstanceUID")), folder)
     return found
 
 

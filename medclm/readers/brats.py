@@ -13,13 +13,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from medclm.cases import Case, ImageRef
-from medclm.images import volumes
-from medclm.problems import DataError, Problems, Reason
-from medclm.readers.masks import Pair, label_array
-from medclm.readers.sections import Policy, cases, components
+from medclm.cases import Case
+from medclm.problems import DataError, Problems
+from medclm.readers.masks import Pair, pair_cases
+from medclm.readers.sections import Policy
 
 _PARTS_2023 = {
     1: "necrotic tumour core",
@@ -72,35 +69,17 @@ def read(
         image = label.with_name(f"{stem}{mark}{_LEGACY_SEQUENCE[sequence] if legacy else sequence}.nii.gz")
         if not image.exists():
             image = image.with_suffix("")  # .nii
-        pair = Pair(stem, image, label, _patient(stem), "MR")
-        yield from _cases(pair, names, problems, policy, parts, licence)
-
-
-def _cases(
-    pair: Pair, names: dict[int, str], problems: Problems, policy: Policy, parts: bool, licence: str
-) -> Iterator[Case]:
-    labels = label_array(pair, problems)
-    if labels is None:
-        return
-    for value in np.unique(labels):
-        if value != 0 and int(value) not in names:
-            problems.add(Reason.LABEL_UNKNOWN, f"{pair.id}: {int(value)} (known: {sorted(names)})")
-    if not parts:
-        tumour = [value for value, name in names.items() if name != _CAVITY]
-        labels, names = np.isin(labels, tumour).astype(np.uint8), {1: "brain tumour"}
-    grid = volumes.read_grid(pair.image)
-    whole = Case(
-        id=pair.id,
-        source="brats",
-        patient=pair.patient,
-        modality=pair.modality,
-        image=ImageRef(str(pair.image)),
-        width=grid.size[0],
-        height=grid.size[1],
-        licence=licence,
-    )
-    sections = list(components(labels, names, float(np.prod(grid.spacing))))
-    yield from cases(sections, whole, policy, depth=grid.size[2], looked_for=tuple(names.values()))
+        cavity = [value for value, name in names.items() if name == _CAVITY]
+        yield from pair_cases(
+            Pair(stem, image, label, _patient(stem), "MR"),
+            names if parts else {value: "brain tumour" for value in names if value not in cavity},
+            problems,
+            policy,
+            source="brats",
+            licence=licence,
+            exhaustive=True,
+            others=cavity,
+        )
 
 
 def _patient(stem: str) -> str:

@@ -97,6 +97,8 @@ def read(
     """
     if not 1 <= minimum_readers <= 4:
         raise ValueError(f"minimum_readers: expected 1 to 4, got {minimum_readers}")
+    if not 0.0 < agreement <= 1.0:
+        raise ValueError(f"agreement: expected a share above 0 and up to 1, got {agreement}")
     policy = Policy(slices, min_area)
     path = Path(annotations)
     if not path.exists():

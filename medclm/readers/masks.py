@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from medclm.cases import Case, ImageRef
 from medclm.images import volumes
+from medclm.images.geometry import Grid
 from medclm.images.picture import ImageError
 from medclm.images.windows import Window
 from medclm.problems import DataError, Problems, Reason
@@ -82,16 +83,25 @@ def pair_cases(
     licence: str = "unknown",
     window: Window | None = None,
     exhaustive: bool = False,
+    others: Collection[int] = (),
 ) -> Iterator[Case]:
-    """Of one pair; a problem where the mask is missing, unreadable or on another grid, and for each unknown id."""
-    labels = label_array(pair, problems)
+    """Of one pair; a problem where a file is missing, unreadable or on another grid, and for each unknown id.
+
+    names    ids of one name are one label
+    others   ids that are known and no finding
+    """
+    try:
+        grid = volumes.read_grid(pair.image)
+    except ImageError as error:
+        problems.add(error.reason, f"{pair.id}: {error.what}")
+        return
+    labels = _labels(pair, grid, problems)
     if labels is None:
         return
     for value in np.unique(labels):
-        if value != 0 and int(value) not in names:
-            problems.add(Reason.LABEL_UNKNOWN, f"{pair.id}: {int(value)} (known: {sorted(names)})")
-    grid = volumes.read_grid(pair.image)
-    sections = list(components(labels, dict(names), float(np.prod(grid.spacing))))
+        if value != 0 and value not in names and value not in others:
+            problems.add(Reason.LABEL_UNKNOWN, f"{pair.id}: {value} (known: {sorted({*names, *others})})")
+    sections = list(components(labels, names, float(np.prod(grid.spacing))))
     whole = Case(
         id=pair.id,
         source=source,
@@ -107,13 +117,8 @@ def pair_cases(
     yield from cases(sections, whole, policy, depth=grid.size[2], looked_for=looked_for)
 
 
-def label_array(pair: Pair, problems: Problems) -> np.ndarray | None:
+def _labels(pair: Pair, grid: Grid, problems: Problems) -> np.ndarray | None:
     """Integers [z, y, x] on the image's grid; None after a problem."""
-    try:
-        grid = volumes.read_grid(pair.image)
-    except ImageError as error:
-        problems.add(error.reason, f"{pair.id}: {error.what}")
-        return None
     try:
         label = volumes.read(pair.label)
     except ImageError as error:

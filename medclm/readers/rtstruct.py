@@ -52,9 +52,9 @@ def read(
     policy = Policy(slices, min_area)
     wanted = dict(ROIS if rois is None else rois)
     annotations = Path(annotations)
-    found = list(_structure_sets(annotations))
+    found = list(_structure_sets(annotations, problems))
     if not found:
-        raise DataError(f"{annotations}: expected DICOM files of modality RTSTRUCT, got none")
+        raise DataError(f"{annotations}: expected DICOM files of modality RTSTRUCT, got none that can be read")
     places = series.folders(Path(images) if images else annotations if annotations.is_dir() else annotations.parent)
     for path, plan in found:
         uid = _series_uid(plan)
@@ -81,15 +81,21 @@ def read(
         yield from cases(sections, whole, policy, depth=grid.size[2])
 
 
-def _structure_sets(annotations: Path) -> Iterator[tuple[Path, Dataset]]:
+def _structure_sets(annotations: Path, problems: Problems) -> Iterator[tuple[Path, Dataset]]:
     import pydicom
 
     paths = [annotations] if annotations.is_file() else sorted(annotations.rglob("*"))
     for path in paths:
-        if path.is_file() and dicom.is_dicom(path):
+        if not (path.is_file() and dicom.is_dicom(path)):
+            continue
+        try:
             kind = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality")
-            if kind == "RTSTRUCT":
-                yield path, pydicom.dcmread(path)
+            plan = pydicom.dcmread(path) if kind == "RTSTRUCT" else None
+        except Exception as error:  # what pydicom raises for a damaged file is not one class
+            problems.add(Reason.ROW_MALFORMED, f"{path.name}: {error}")
+            continue
+        if plan is not None:
+            yield path, plan
 
 
 def _series_uid(plan: Dataset) -> str | None:
@@ -101,7 +107,7 @@ def _series_uid(plan: Dataset) -> str | None:
 
 
 def _sections(plan: Dataset, grid: Grid, wanted: Mapping[str, str], name: str, problems: Problems) -> Iterator[Section]:
-    names = {int(roi.ROINumber): str(roi.get("ROIName", "")) for roi in plan.StructureSetROISequence}
+    names = {int(roi.ROINumber): str(roi.get("ROIName", "")) for roi in plan.get("StructureSetROISequence") or ()}
     for finding, roi in enumerate(plan.get("ROIContourSequence") or ()):
         roi_name = names.get(int(roi.ReferencedROINumber), "")
         label = next((to for like, to in wanted.items() if fnmatch.fnmatch(roi_name.lower(), like.lower())), None)

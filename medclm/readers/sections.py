@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,18 +62,18 @@ class Policy:
 
 def components(
     labels: np.ndarray,  # integers [z, y, x]
-    names: dict[int, str],
+    names: Mapping[int, str],
     voxel_mm3: float,
 ) -> Iterator[Section]:
-    """The sections of every 3D connected component (26 neighbours) of every named label, numbered through.
-
-    Components are found in the volume, not on the slice: one lesion that a slice meets twice stays one.
+    """The sections of every 3D connected component (26 neighbours) of every name, numbered through. Ids of one name are
+    one label. Components are found in the volume, not on the slice: one lesion that a slice meets twice stays one.
     """
     from scipy import ndimage
 
     first = 0
-    for value, name in sorted(names.items()):
-        numbered, count = ndimage.label(labels == value, structure=np.ones((3, 3, 3), bool))
+    for name in dict.fromkeys(names.values()):
+        marked = np.isin(labels, [value for value, named in names.items() if named == name])
+        numbered, count = ndimage.label(marked, structure=np.ones((3, 3, 3), bool))
         volumes = np.bincount(numbered.ravel(), minlength=count + 1) * voxel_mm3
         for number, bounds in enumerate(ndimage.find_objects(numbered), start=1):
             attributes = {"volume_mm3": f"{volumes[number]:.0f}"}

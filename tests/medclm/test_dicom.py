@@ -81,10 +81,12 @@ def test_sigmoid_and_linear_exact_windows(tmp_path):
     np.testing.assert_array_equal(exact.pixels, expected(hu, -200.5, 200.5))
 
 
-def test_voi_lut_sequence_is_scaled_by_its_table(tmp_path):
+@pytest.mark.parametrize("vr", ["US", "OW"])
+def test_voi_lut_sequence_is_scaled_by_its_table(tmp_path, vr):
     table = pydicom.Dataset()
     table.LUTDescriptor = [4, 0, 16]
-    table.LUTData = [0, 1000, 3000, 4000]
+    values = [0, 1000, 3000, 4000]
+    table.add_new("LUTData", vr, values if vr == "US" else np.array(values, "<u2").tobytes())
     tags = {"Modality": "CR", "VOILUTSequence": pydicom.Sequence([table])}
     picture = shown(dicom(tmp_path / "a.dcm", np.array([[0, 1], [2, 3]], np.uint16), **tags))
     np.testing.assert_array_equal(picture.pixels, [[0, 64], [191, 255]])

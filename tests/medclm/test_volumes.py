@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations, product
+
 import nibabel
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from image_files import ORIGIN, SPACING, dicom_series, itk, nifti
 from medclm import boxes
 from medclm.cases import ImageRef
 from medclm.images import ImageError, load, volumes
-from medclm.images.geometry import Grid
+from medclm.images.geometry import Grid, reoriented, turned
 from medclm.problems import Reason
 
 ORDERS = ("RAS", "LPS", "LAS", "RPI", "ASL")
@@ -203,6 +205,37 @@ def test_ct_and_mr_get_their_own_automatic_window(tmp_path, volume):
     both = np.stack([one.raw, other.raw]), np.stack([one.pixels, other.pixels])
     for value in np.unique(both[0]):
         assert len(np.unique(both[1][both[0] == value])) == 1  # one grey for one value in all slices
+
+
+@pytest.mark.parametrize("axes", list(permutations("xyz")), ids="".join)
+@pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)), ids=str)
+def test_all_48_storage_orders_come_to_one(volume, axes, signs):
+    stored, affine = volume.transpose(2, 1, 0), np.diag([*SPACING, 1.0])
+    order = ["xyz".index(axis) for axis in axes]
+    stored, affine = stored.transpose(order), affine[:, [*order, 3]]
+    for axis, sign in enumerate(signs):
+        if sign < 0:
+            affine[:3, 3] += affine[:3, axis] * (stored.shape[axis] - 1)
+            affine[:3, axis] *= -1
+            stored = np.flip(stored, axis)
+    grid, change = reoriented(stored.shape, affine, True)
+    np.testing.assert_array_equal(turned(stored, change), volume)
+    assert grid.size == volume.shape[::-1]
+    np.testing.assert_allclose(grid.affine, np.diag([*SPACING, 1.0]), atol=1e-12)
+
+
+def test_an_oblique_volume_keeps_its_positions(volume):
+    turn = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])  # 37 degrees, head first
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * SPACING, ORIGIN
+    stored = volume.transpose(2, 1, 0)
+    grid, change = reoriented(stored.shape, affine, True)
+    array = turned(stored, change)
+    z, y, x = np.argwhere(array == 2000)[0]
+    i, j, k = np.argwhere(stored[:, :, ::-1] == 2000)[0]
+    np.testing.assert_allclose(grid.world(np.array([x, y, z])), affine[:3] @ [i, j, volume.shape[0] - 1 - k, 1])
+    with pytest.raises(ValueError, match="independent axes"):
+        reoriented(stored.shape, np.zeros((4, 4)), True)
 
 
 @given(st.lists(st.floats(-300, 300), min_size=3, max_size=3), st.integers(0, 10_000))
