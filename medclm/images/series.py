@@ -28,6 +28,7 @@ _TAGS = [
     "SeriesInstanceUID",
     "SliceThickness",
 ]
+_NO_SLICES = ("KO", "PR", "REG", "RTDOSE", "RTPLAN", "RTSTRUCT", "SEG", "SR")  # modalities that lie beside slices
 _UNEVEN = 0.25  # of the usual gap: positions are rounded, a missing slice is a whole gap
 
 
@@ -47,21 +48,24 @@ def headers(folder: Path) -> Iterator[tuple[Path, Dataset]]:
     import pydicom
 
     for path in sorted(folder.iterdir()):
-        if path.is_file() and dicom.is_dicom(path):
-            try:
-                yield path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-            except Exception as error:  # what pydicom raises for a damaged file is not one class
-                raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: {error}") from error
+        if not (path.is_file() and dicom.is_dicom(path)):
+            continue
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        except Exception as error:  # what pydicom raises for a damaged file is not one class
+            raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: {error}") from error
+        yield path, header
 
 
 def read(folder: Path) -> Series:
-    """Files without a position (RTSTRUCT, SR, SEG) are no slices and are passed over. Raises ImageError where what is
-    left is not one evenly spaced stack."""
-    found = [(path, header) for path, header in headers(folder) if header.get("ImagePositionPatient")]
+    """What is no image (RTSTRUCT, SR, SEG ...) is passed over. Raises ImageError where the rest is not one evenly
+    spaced stack."""
+    found = [(path, header) for path, header in headers(folder) if _is_slice(header)]
     if not found:
-        raise ImageError(
-            Reason.IMAGE_UNREADABLE, f"{folder}: expected DICOM slices with ImagePositionPatient, got none"
-        )
+        raise ImageError(Reason.IMAGE_UNREADABLE, f"{folder}: expected DICOM slices, got none")
+    for path, header in found:
+        if not (header.get("Modality") and header.get("ImagePositionPatient")):
+            raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: expected a slice with a position; is the file cut off?")
     uids = {str(header.get("SeriesInstanceUID")) for _, header in found}
     if len(uids) > 1:
         raise ImageError(
@@ -74,7 +78,7 @@ def read(folder: Path) -> Series:
         rows, columns = int(first.Rows), int(first.Columns)
         for path, header in found:
             _same(path, header, first)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ImageError(Reason.IMAGE_UNREADABLE, f"{folder}: slices without geometry ({error})") from error
     normal = np.cross(direction[:3], direction[3:])
     positions = np.array([header.ImagePositionPatient for _, header in found], float)  # [N, 3]
@@ -100,13 +104,17 @@ def folders(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in sorted({root, *(path for path in root.rglob("*") if path.is_dir())}):
         try:
-            slices = (header for _, header in headers(folder) if header.get("ImagePositionPatient"))
+            slices = (header for _, header in headers(folder) if _is_slice(header))
             first = next(slices, None)
         except ImageError:
             continue
         if first is not None:
             found.setdefault(str(first.get("SeriesInstanceUID")), folder)
     return found
+
+
+def _is_slice(header: Dataset) -> bool:
+    return str(header.get("Modality")) not in _NO_SLICES
 
 
 def _same(path: Path, header: Dataset, first: Dataset) -> None:

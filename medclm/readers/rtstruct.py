@@ -90,6 +90,8 @@ def _structure_sets(annotations: Path, problems: Problems) -> Iterator[tuple[Pat
             continue
         try:
             kind = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality")
+            if not kind:
+                raise ValueError("no Modality: is the file cut off?")
             plan = pydicom.dcmread(path) if kind == "RTSTRUCT" else None
         except Exception as error:  # what pydicom raises for a damaged file is not one class
             problems.add(Reason.ROW_MALFORMED, f"{path.name}: {error}")

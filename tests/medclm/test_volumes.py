@@ -135,6 +135,16 @@ def test_missing_slice_and_two_series_are_refused(tmp_path, volume):
         volumes.read(tmp_path / "two")
 
 
+@pytest.mark.parametrize("keep", [200, 700, -40])
+def test_a_slice_that_is_cut_off_is_refused_not_left_out(tmp_path, volume, keep):
+    folder = dicom_series(tmp_path / "s", volume)
+    last = folder / "000.dcm"
+    last.write_bytes(last.read_bytes()[:keep])
+    with pytest.raises(ImageError) as caught:
+        volumes.read(folder)
+    assert caught.value.reason is Reason.IMAGE_UNREADABLE
+
+
 def test_burned_in_slice_refuses_the_series_unless_allowed(tmp_path, volume):
     ref = ImageRef(str(dicom_series(tmp_path / "s", volume, BurnedInAnnotation="YES")), slice=1)
     with pytest.raises(ImageError) as caught:
