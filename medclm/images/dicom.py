@@ -76,9 +76,7 @@ def load(ref: ImageRef, window: str | windows.Window = "auto", allow_burned_in: 
     try:
         stored = dataset.pixel_array  # [H, W] or [H, W, 3]
         if dataset.PhotometricInterpretation == "PALETTE COLOR" or dataset.SamplesPerPixel > 1:
-            return Picture(
-                _colour(dataset, stored), modality=modality(dataset), laterality_verified=_right_to_left(dataset)
-            )
+            return Picture(_colour(dataset, stored), None, None, _right_to_left(dataset), modality(dataset))
         raw = apply_modality_lut(stored, dataset).astype(np.float32) + np.float32(ref.offset)
         pixels = _grey(dataset, raw, window, ref.window)
     except Exception as error:
@@ -109,7 +107,7 @@ def _voi(dataset: Dataset, raw: np.ndarray) -> np.ndarray:
         table = apply_voi(np.arange(first, first + (entries or 1 << 16)), dataset, index=0)
         looked_up = apply_voi(np.rint(raw).astype(np.int32), dataset, index=0)
         return windows.scaled(looked_up, (table.min(), table.max()))
-    if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+    if dataset.get("WindowCenter") is not None and _width(dataset) >= 1.0:
         with np.errstate(over="ignore"):  # SIGMOID far from its centre
             low, high = apply_windowing(np.array([-1e9, 1e9]), dataset, index=0)
             return windows.scaled(apply_windowing(raw, dataset, index=0), (low, high))
@@ -118,6 +116,11 @@ def _voi(dataset: Dataset, raw: np.ndarray) -> np.ndarray:
     if dataset.BitsStored <= 8:
         return windows.scaled(raw, (0.0, 2.0**dataset.BitsStored - 1.0))
     return windows.scaled(raw, windows.percentiles(raw))
+
+
+def _width(dataset: Dataset) -> float:
+    """Of the first window; 0 where there is none. Files with a width of 0 exist and mean no window."""
+    return float(np.atleast_1d(dataset.get("WindowWidth") or 0.0)[0])
 
 
 def _colour(dataset: Dataset, stored: np.ndarray) -> np.ndarray:  # uint8 [H, W, 3]

@@ -16,20 +16,17 @@ _PAIRS = (("left", "right"), ("leftward", "rightward"), ("leftwards", "rightward
 _SHORT = (("LUL", "RUL"), ("LLL", "RLL"), ("LUQ", "RUQ"), ("LLQ", "RLQ"))
 _MIRRORED = {a: b for pair in (*_PAIRS, *_SHORT) for a, b in (pair, pair[::-1])}
 # Letters, not \b: an organ's name joins its words by underscores.
-_WORD = re.compile(
-    rf"(?<![a-z])(?:{'|'.join(a for pair in _PAIRS for a in pair)})(?![a-z])", re.IGNORECASE
-)  # fmt: skip
+_WORD = re.compile(rf"(?<![a-z])(?:{'|'.join(a for pair in _PAIRS for a in pair)})(?![a-z])", re.I | re.A)
 _ABBREVIATION = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(a for pair in _SHORT for a in pair)})(?![A-Za-z])")
 # What only one side of the body has: its mirror image has no name.
-_ONE_SIDED = re.compile(r"(?<![a-z])(?:right[ _]middle[ _]lobe|middle[ _]lobe|lingula|RML)(?![a-z])", re.IGNORECASE)
+_ONE_SIDED = re.compile(r"(?<![a-z])(?:middle[ _]lobe|lingula|RML)(?![a-z])", re.I | re.A)
 
 
 def mirror(picture: Picture) -> Picture:
     """Left to right. The columns no longer run to the patient's left."""
     raw = None if picture.raw is None else np.ascontiguousarray(picture.raw[:, ::-1])
-    return replace(
-        picture, pixels=np.ascontiguousarray(picture.pixels[:, ::-1]), raw=raw, laterality_verified=False
-    )  # fmt: skip
+    pixels = np.ascontiguousarray(picture.pixels[:, ::-1])
+    return replace(picture, pixels=pixels, raw=raw, laterality_verified=False)
 
 
 def mirror_box(box: Box, width: int) -> Box:

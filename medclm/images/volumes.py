@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,7 @@ def load(ref: ImageRef, window: str | windows.Window = "auto", allow_burned_in: 
     return Picture(pixels, raw, (x, y), volume.grid.world_known, volume.modality)
 
 
-def _header(path: Path) -> tuple[Grid, np.ndarray, object]:
+def _header(path: Path) -> tuple[Grid, np.ndarray, Any]:
     """Grid, what turns the stored array into it, and the header's object."""
     if not path.exists():
         raise ImageError(Reason.IMAGE_MISSING, str(path))
@@ -143,7 +144,7 @@ def _header(path: Path) -> tuple[Grid, np.ndarray, object]:
         raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: {error}") from error
 
 
-def _nifti_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray, bool, object]:
+def _nifti_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray, bool, Any]:
     import nibabel
 
     image = nibabel.load(path)
@@ -157,7 +158,7 @@ def _nifti_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray, bool, o
     return size, np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine, known, image
 
 
-def _itk_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray, bool, object]:
+def _itk_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray, bool, Any]:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()

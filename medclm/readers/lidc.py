@@ -62,7 +62,7 @@ RATINGS: dict[str, dict[int, str]] = {
         4: "moderately suspicious",
         5: "highly suspicious",
     },
-}  # fmt: skip
+}
 _NOMINAL = ("internalStructure", "calcification")
 
 
@@ -89,7 +89,8 @@ def read(
 ) -> Iterator[Case]:
     """A case for each chosen slice of each scan.
 
-    minimum_readers  outlines that overlap are one nodule; it needs this many (LUNA16: 3 of 4)
+    minimum_readers  outlines that overlap are one nodule; it needs this many (LUNA16: 3 of 4). The database does not
+                     say who drew which
     agreement        a pixel is the nodule's where this share of its outlines has it
     scans            only the first so many
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medclm.cases import Case, ImageRef
+from medclm.cases import MODALITIES, Case, ImageRef
 from medclm.images import volumes
 from medclm.images.geometry import Grid
 from medclm.images.picture import ImageError
@@ -63,7 +63,7 @@ def read(
     names = label_names(labels, annotations)
     policy = Policy(slices, min_area, empty_slices)
     found = (
-        _listed(annotations, images, modality)
+        _listed(annotations, images, modality, problems)
         if annotations.is_file()
         else _paired(annotations, images, modality, channel)
     )
@@ -164,19 +164,23 @@ def _dataset_json(annotations: Path) -> Path:
     raise DataError(f"labels: expected id -> name, or a dataset.json in {folder} or above it")
 
 
-def _listed(path: Path, images: Path | None, modality: str) -> Iterator[Pair]:
+def _listed(path: Path, images: Path | None, modality: str, problems: Problems) -> Iterator[Pair]:
     with path.open(newline="") as file:
         table = csv.DictReader(file)
         if not {"image", "label"} <= set(table.fieldnames or ()):
             raise DataError(f"{path}: expected the columns image,label, got {','.join(table.fieldnames or ())}")
-        for row in table:
+        for number, row in enumerate(table, start=2):
+            kind = row.get("modality") or modality
+            if not row["image"] or not row["label"] or kind not in MODALITIES:
+                problems.add(Reason.ROW_MALFORMED, f"{path.name} line {number}")
+                continue
             stem = _stem(Path(row["label"]))
             yield Pair(
                 id=str(Path(row["label"]).with_name(stem)),
                 image=(images or path.parent) / row["image"],
                 label=path.parent / row["label"],
                 patient=row.get("patient") or stem,
-                modality=row.get("modality") or modality,
+                modality=kind,
                 split=row.get("split") or None,
             )
 

@@ -126,6 +126,5 @@ def cases(
 
 
 def _slice(whole: Case, z: int, lesions: tuple[Lesion, ...], absent: tuple[str, ...]) -> Case:
-    return replace(
-        whole, id=f"{whole.id}:{z:04d}", image=replace(whole.image, slice=z), lesions=lesions, absent=absent
-    )  # fmt: skip
+    image = replace(whole.image, slice=z)
+    return replace(whole, id=f"{whole.id}:{z:04d}", image=image, lesions=lesions, absent=absent)

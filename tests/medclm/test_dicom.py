@@ -117,6 +117,13 @@ def test_eight_bit_grey_without_a_window_is_as_stored(tmp_path):
     np.testing.assert_array_equal(shown(dicom(tmp_path / "a.dcm", grey, Modality="US")).pixels, grey)
 
 
+@pytest.mark.parametrize("window", [(100, 0), (None, None), ([], [])])
+def test_a_window_without_width_is_no_window(tmp_path, window):
+    tags = {"Modality": "DX", "WindowCenter": window[0], "WindowWidth": window[1]}
+    pixels = shown(dicom(tmp_path / "a.dcm", STORED.astype(np.uint16), **tags)).pixels
+    assert pixels.min() == 0 and pixels.max() == 255 and len(np.unique(pixels)) == STORED.size
+
+
 def test_burned_in_annotation_is_refused_unless_allowed(tmp_path):
     path = dicom(tmp_path / "a.dcm", STORED, BurnedInAnnotation="YES")
     with pytest.raises(ImageError) as caught:

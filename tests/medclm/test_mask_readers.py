@@ -150,6 +150,10 @@ def test_csv_of_pairs_and_its_header(folder):
     table.write_text("image,label,patient,split\ncase_01_0000.nii.gz,labelsTr/case_01.nii.gz,p7,val\n")
     cases = list(masks.read(table, folder / "imagesTr", Problems(strict=True), modality="MR"))
     assert {(case.patient, case.split, case.modality) for case in cases} == {("p7", "val", "MR")}
+    table.write_text("image,label,modality\na.nii,,CT\na.nii,b.nii,X-ray\na.nii\n")
+    problems = Problems()
+    assert list(masks.read(table, None, problems)) == []
+    assert dict(problems.counts) == {"malformed row": 3}
     table.write_text("img,label\n")
     with pytest.raises(DataError, match="expected the columns image,label, got img,label"):
         list(masks.read(table, None, Problems()))
