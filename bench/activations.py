@@ -6,12 +6,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastgrad
+from bench import sections
 from bench.peak import peak_bytes
 from fastgrad.activations import SAVED_FORMATS, compress_saved_tensors
 from fastgrad.cifar import models
@@ -120,7 +122,7 @@ def table(name: str, repeats: int) -> list[str]:
     steps = {f: (lambda f=f: gradient(model, loss, context_of(f))) for f in (None, *SAVED_FORMATS)}
     times = seconds(steps, repeats)
     lines = [
-        f"## {title}",
+        f"### {title}",
         "",
         "| saved as | saved, MiB | peak of the process, MiB | error of the gradient | cosine | error of a mean of "
         f"{MEAN_OF} | time |",
@@ -156,10 +158,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--models", default=",".join(MODELS), help=f"some of {','.join(MODELS)}")
     arguments.add_argument("--repeats", type=int, default=7, help="timed steps of each (default 7)")
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments.add_argument("--out", type=Path, help="a markdown file whose section is replaced, beside what is printed")
     options = arguments.parse_args(argv)
     torch.set_num_threads(options.threads)
+    lines = ["## Saved activations", ""]
     for name in options.models.split(","):
-        print("\n".join(table(name, options.repeats)), end="\n\n", flush=True)
+        lines += [*table(name, options.repeats), ""]
+    print("\n".join(lines), flush=True)
+    if options.out:
+        command = "python -m bench.activations --out docs/memory.md"
+        sections.replace(options.out, "activations", "\n".join([*lines, "```", command, "```"]), "Memory")
     return 0
 
 

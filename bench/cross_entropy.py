@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import fastgrad
+from bench import sections
 from bench.activations import seconds
 from bench.peak import peak_bytes
 
@@ -89,11 +91,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--dtypes", default="float32,bfloat16", help="float32,bfloat16,float16")
     arguments.add_argument("--repeats", type=int, default=5, help="timed steps of each (default 5)")
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments.add_argument("--out", type=Path, help="a markdown file whose section is replaced, beside what is printed")
     options = arguments.parse_args(argv)
     torch.set_num_threads(options.threads)
+    lines = ["## The loss without its logits", ""]
     for dtype in options.dtypes.split(","):
-        lines = table(options.tokens, options.words, options.features, dtype, options.repeats)
-        print("\n".join(lines), end="\n\n", flush=True)
+        lines += [*table(options.tokens, options.words, options.features, dtype, options.repeats), ""]
+    print("\n".join(lines), flush=True)
+    if options.out:
+        command = "python -m bench.cross_entropy --out docs/memory.md"
+        sections.replace(options.out, "cross entropy", "\n".join([*lines, "```", command, "```"]), "Memory")
     return 0
 
 
