@@ -63,13 +63,8 @@ def merge(
 
 
 def _order(lesion: Lesion) -> tuple:
-    return (
-        lesion.label,
-        lesion.box,
-        lesion.readers,
-        sorted(lesion.attributes.items()),
-        () if lesion.region is None else lesion.region.runs,
-    )
+    runs = () if lesion.region is None else lesion.region.runs
+    return lesion.label, lesion.box, lesion.readers, sorted(lesion.attributes.items()), runs
 
 
 def _readers(lesions: Sequence[Lesion]) -> tuple[str, ...]:

@@ -48,15 +48,16 @@ def read(
     licence      of all images; without it what the file says of each, by its ``licenses``
     """
     data = _load(annotations)
-    names = {each.get("id"): plain(str(each.get("name", ""))) for each in _entries(data, "categories", annotations)}
-    licences = {each.get("id"): str(each.get("name", "unknown")) for each in data.get("licenses") or []}
+    names = {_id(each): plain(str(each.get("name", ""))) for each in _entries(data, "categories", annotations)}
+    listed = _entries(data, "licenses", annotations) if data.get("licenses") else []
+    licences = {_id(each): str(each.get("name", "unknown")) for each in listed}
     by_image: dict[object, list[dict]] = {}
     for entry in _entries(data, "annotations", annotations):
-        by_image.setdefault(entry.get("image_id"), []).append(entry)
+        by_image.setdefault(_id(entry, "image_id"), []).append(entry)
     files = ImageFiles(images, missing, problems)
     seen: set[object] = set()
     for image in _entries(data, "images", annotations):
-        id, name = image.get("id"), image.get("file_name")
+        id, name = _id(image), image.get("file_name")
         where = f"{annotations.name}: image {id}"
         if id is None or not isinstance(name, str) or not name:
             problems.add(Reason.ROW_MALFORMED, f"{where}: expected an id and a file_name, got {id!r} and {name!r}")
@@ -76,7 +77,7 @@ def read(
         yield Case(
             id=str(id),
             source=source,
-            patient=str(image.get(patient_key, id)),
+            patient=str(id if image.get(patient_key) in (None, "") else image[patient_key]),
             modality=modality,
             image=ImageRef(path),
             lesions=tuple(lesion for lesion in lesions if lesion is not None),
@@ -84,9 +85,9 @@ def read(
             width=size[0] if size else None,
             height=size[1] if size else None,
             split=split,
-            licence=licence or licences.get(image.get("license"), "unknown"),
+            licence=licence or licences.get(_id(image, "license"), "unknown"),
         )
-    for id in by_image.keys() - seen:
+    for id in (each for each in by_image if each not in seen):
         what = f"{annotations.name}: {len(by_image[id])} annotations of image {id!r}, which is not there"
         problems.add(Reason.ROW_MALFORMED, what)
 
@@ -109,11 +110,17 @@ def _entries(data: dict, key: str, annotations: Path) -> list[dict]:
     return entries
 
 
+def _id(entry: dict, key: str = "id") -> int | float | str | None:
+    """None where it is missing, or nothing that identifies."""
+    value = entry.get(key)
+    return value if isinstance(value, int | float | str) else None
+
+
 def _lesion(
     entry: dict, names: Mapping[object, str], size: Size | None, annotations: Path, problems: Problems
 ) -> Lesion | None:
     where = f"{annotations.name}: annotation {entry.get('id')}"
-    label = names.get(entry.get("category_id"))
+    label = names.get(_id(entry, "category_id"))
     if not label:
         problems.add(Reason.LABEL_UNKNOWN, f"{where}: category_id {entry.get('category_id')!r}")
         return None
@@ -145,10 +152,10 @@ def _region(segmentation: object, size: Size | None, where: str, problems: Probl
 
 def _absent(image: dict, found: list[dict], names: Mapping[object, str], exhaustive: bool) -> tuple[str, ...]:
     """Labels looked for and not found. An annotation that cannot be used still says that its label is there."""
-    given = {names.get(entry.get("category_id"), "") for entry in found}
+    given = {names.get(_id(entry, "category_id"), "") for entry in found}
     if exhaustive:
         looked_for = set() if "" in given else set(names.values())
     else:
         ids = image.get("neg_category_ids")
-        looked_for = {names.get(id, "") for id in ids} if isinstance(ids, list) else set()
+        looked_for = {label for id, label in names.items() if id in ids} if isinstance(ids, list) else set()
     return tuple(sorted(looked_for - given - {""}))

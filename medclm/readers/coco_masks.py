@@ -48,13 +48,13 @@ def _run_lengths(segmentation: dict, width: int, height: int) -> dict:
     if isinstance(counts, list):
         if any(type(run) is not int or run < 0 for run in counts) or sum(counts) != height * width:
             raise ValueError(f"expected runs of {height * width} pixels in all, got {str(counts)[:60]}")
-        return codec.frPyObjects(segmentation, height, width)
+        return codec.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     if not isinstance(counts, str) or not counts.isascii():
         raise ValueError(f"expected counts as a list or as text, got {str(counts)[:60]!r}")
-    encoded = {"size": size, "counts": counts.encode()}
-    if _fits(encoded["counts"], height * width - 1) or not _fits(encoded["counts"], height * width):
+    encoded = counts.encode()
+    if _fits(encoded, height * width - 1) or not _fits(encoded, height * width):
         raise ValueError(f"expected compressed runs of {height * width} pixels in all, got {counts[:60]!r}")
-    return encoded
+    return {"size": [height, width], "counts": encoded}
 
 
 def _fits(counts: bytes, pixels: int) -> bool:

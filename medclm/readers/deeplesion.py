@@ -40,6 +40,7 @@ COLUMNS = (
     "DICOM_windows",
     "Train_Val_Test",
 )
+PER_SLICE = ("File_name", "Patient_index", "Image_size", "DICOM_windows", "Train_Val_Test")
 PER_LESION = {"Lesion_diameters_Pixel_": 2, "Normalized_lesion_location": 3}  # attributes: how many values a lesion has
 PER_IMAGE = ("Spacing_mm_px_",)
 
@@ -76,13 +77,9 @@ def read(
         size = size_of(*pair) if (pair := _numbers(first["Image_size"], 2)) else None
         window = _numbers(first["DICOM_windows"], 2)
         split = SPLITS.get(first["Train_Val_Test"])
-        if not folder or size is None or window is None or window[0] >= window[1] or split is None:
-            problems.add(
-                Reason.ROW_MALFORMED,
-                f"{where}: expected File_name, Image_size, DICOM_windows and Train_Val_Test as in "
-                f"'000001_01_01_109.png', '512, 512', '-175, 275' and '1', got {name!r}, {first['Image_size']!r}, "
-                f"{first['DICOM_windows']!r} and {first['Train_Val_Test']!r}",
-            )
+        if not folder or not first["Patient_index"] or not size or not window or window[0] >= window[1] or not split:
+            got = ", ".join(f"{column} {first[column]!r}" for column in PER_SLICE)
+            problems.add(Reason.ROW_MALFORMED, f"{where}: expected what describes a slice, got {got}")
             continue
         relative = f"{folder}/{number}"
         path = files.find(where, relative, f"Images_png/{relative}", name)

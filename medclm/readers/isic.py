@@ -14,7 +14,7 @@ from medclm.cases import Case, ImageRef, Lesion
 from medclm.problems import DataError, Problems, Reason
 from medclm.readers.box_values import numbers
 from medclm.readers.image_files import ImageFiles, image_size
-from medclm.readers.tables import opened, rows
+from medclm.readers.tables import header_of, rows
 from medclm.regions import Region
 
 LICENCE = "CC-BY-NC-4.0"
@@ -124,8 +124,7 @@ def _on_image(mask: np.ndarray, mask_path: Path, path: str, problems: Problems) 
 
 def _diagnoses(path: Path, problems: Problems) -> tuple[dict[str, str], tuple[str, ...]]:
     """image -> diagnosis; the table's columns of diagnoses."""
-    with opened(path) as text:
-        header = [name.strip() for name in text.readline().split(",")]
+    header = header_of(path)
     columns = tuple(name for name in header if name in DIAGNOSES)
     if len(columns) < 2:
         raise DataError(f"{path}: expected a header with image,{','.join(DIAGNOSES)}, got {','.join(header)}")

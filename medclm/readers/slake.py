@@ -28,8 +28,8 @@ DISEASE_WORDS = frozenset(
     "hernia infiltration lesion mass metastasis nodule opacity pneumonia pneumothorax thickening tumor".split()
 )
 ORGAN_WORDS = frozenset(
-    "adrenal aorta artery bladder bone bowel brain brainstem bronchus cerebellum cerebrum chiasm clavicle cochlea colon "
-    "cord diaphragm duodenum ear esophagus eye femur femoral gallbladder gland heart intestine kidney larynx lens "
+    "adrenal aorta artery bladder bone bowel brain brainstem bronchus cerebellum cerebrum chiasm clavicle cochlea "
+    "colon cord diaphragm duodenum ear esophagus eye femur femoral gallbladder gland heart intestine kidney larynx lens "
     "liver lobe lung mandible mediastinum muscle nerve oesophagus pancreas parotid pituitary prostate rectum rib "
     "skull spine spleen stomach teeth temporomandibular thyroid tooth trachea uterus vein vena ventricle "
     "vertebra".split()
@@ -51,7 +51,7 @@ def read(
     folders = sorted(imgs.glob("xmlab*"), key=lambda folder: (len(folder.name), folder.name))
     if not folders:
         raise DataError(f"{annotations}: expected folders xmlab0, xmlab1, .., got none")
-    splits = _splits(imgs.parent if imgs != annotations else annotations)
+    splits = _splits(imgs.parent if imgs.name == "imgs" else imgs)
     files = ImageFiles(images or imgs, missing, problems)
     for folder in folders:
         path = files.find(folder.name, f"{folder.name}/source.jpg")

@@ -49,6 +49,11 @@ def _lines(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: expected comma-separated text, got {type(error).__name__}: {error}") from error
 
 
+def header_of(path: Path) -> list[str]:
+    """The names in the first line; empty for an empty file."""
+    return [name.strip() for name in next(_lines(path), (0, []))[1]]
+
+
 def rows(path: Path, columns: Sequence[str], problems: Problems, optional: Sequence[str] = ()) -> Iterator[Row]:
     """The values of ``columns``, then of ``optional`` ("" where the table has no such column), stripped.
 
