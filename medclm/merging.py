@@ -53,7 +53,7 @@ def merge(
         if policy == "none":
             merged += alike
         elif policy == "union":
-            merged += [_one(group, boxes.union) for group in _groups(alike, iou)]
+            merged += [_one(group, _union) for group in _groups(alike, iou)]
         elif policy == "majority":
             agreed = [g for g in _groups(alike, iou) if 2 * len(_readers(g)) > voters]
             merged += [_one(group, _median) for group in agreed]
@@ -71,12 +71,11 @@ def _readers(lesions: Sequence[Lesion]) -> tuple[str, ...]:
     return tuple(sorted({reader for lesion in lesions for reader in lesion.readers}))
 
 
-def _one(group: Sequence[Lesion], box_of: Callable[[Sequence[Box]], Box]) -> Lesion:
+def _one(group: Sequence[Lesion], box_of: Callable[[Sequence[Lesion]], Box]) -> Lesion:
     if len(group) == 1:
         return group[0]
     shared = set.intersection(*(set(lesion.attributes.items()) for lesion in group))
-    box = box_of([lesion.box for lesion in group])
-    return Lesion(group[0].label, box, attributes=dict(sorted(shared)), readers=_readers(group))
+    return Lesion(group[0].label, box_of(group), attributes=dict(sorted(shared)), readers=_readers(group))
 
 
 def _groups(alike: Sequence[Lesion], iou: float) -> list[list[Lesion]]:
@@ -93,8 +92,12 @@ def _groups(alike: Sequence[Lesion], iou: float) -> list[list[Lesion]]:
     return groups
 
 
-def _median(group: Sequence[Box]) -> Box:
-    x1, y1, x2, y2 = (float(median(values)) for values in zip(*group, strict=True))
+def _union(group: Sequence[Lesion]) -> Box:
+    return boxes.union(lesion.box for lesion in group)
+
+
+def _median(group: Sequence[Lesion]) -> Box:
+    x1, y1, x2, y2 = (float(median(values)) for values in zip(*(lesion.box for lesion in group), strict=True))
     return x1, y1, x2, y2
 
 
@@ -104,9 +107,7 @@ def _fused(alike: Sequence[Lesion], iou: float, weights: Mapping[str, float]) ->
 
     def mean(group: Sequence[Lesion]) -> Box:
         total = math.fsum(weight(lesion) for lesion in group)
-        x1, y1, x2, y2 = (
-            math.fsum(weight(lesion) * lesion.box[i] for lesion in group) / total for i in range(len(group[0].box))
-        )
+        x1, y1, x2, y2 = (math.fsum(weight(lesion) * lesion.box[i] for lesion in group) / total for i in range(4))
         return x1, y1, x2, y2
 
     groups: list[list[Lesion]] = []
@@ -120,4 +121,4 @@ def _fused(alike: Sequence[Lesion], iou: float, weights: Mapping[str, float]) ->
         else:
             groups[best].append(lesion)
             fused[best] = mean(groups[best])
-    return [_one(group, lambda _, box=box: box) for group, box in zip(groups, fused, strict=True)]
+    return [_one(group, mean) for group in groups]

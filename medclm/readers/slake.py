@@ -29,8 +29,8 @@ DISEASE_WORDS = frozenset(
 )
 ORGAN_WORDS = frozenset(
     "adrenal aorta artery bladder bone bowel brain brainstem bronchus cerebellum cerebrum chiasm clavicle cochlea "
-    "colon cord diaphragm duodenum ear esophagus eye femur femoral gallbladder gland heart intestine kidney larynx lens "
-    "liver lobe lung mandible mediastinum muscle nerve oesophagus pancreas parotid pituitary prostate rectum rib "
+    "colon cord diaphragm duodenum ear esophagus eye femur femoral gallbladder gland heart intestine kidney larynx "
+    "lens liver lobe lung mandible mediastinum muscle nerve oesophagus pancreas parotid pituitary prostate rectum rib "
     "skull spine spleen stomach teeth temporomandibular thyroid tooth trachea uterus vein vena ventricle "
     "vertebra".split()
 )
