@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from medclm import boxes
 from medclm.cases import Lesion
 from medclm.merging import POLICIES, merge

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+
 from medclm import readers
 from medclm.problems import DataError, Problems, Reason
 from medclm.readers.box_values import read_box, size_of
 from medclm.readers.image_files import ImageFiles, image_size
 from medclm.readers.tables import rows, rows_by_position
-from PIL import Image
 
-TABLE = "\ufeffid,x,note\r\na,1,\"one, two\"\r\n\r\nb, 2 ,\r\n"
+TABLE = '\ufeffid,x,note\r\na,1,"one, two"\r\n\r\nb, 2 ,\r\n'
 
 
 def plain(path: Path, text: str) -> Path:
@@ -56,7 +57,13 @@ def test_a_wrong_header_is_named_with_the_one_expected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x00\xff\xfe\x01\x80", gzip.compress(b"id\n" + bytes(range(65, 91)) * 9)[:-12], b"PK\x03\x04junk", b'id\n"a'],
+    [
+        b"",
+        b"\x00\xff\xfe\x01\x80",
+        gzip.compress(b"id\n" + bytes(range(65, 91)) * 9)[:-12],
+        b"PK\x03\x04junk",
+        b'id\n"a',
+    ],
     ids=["empty", "binary", "gzip cut off", "no archive", "open quote"],
 )
 def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
@@ -184,7 +191,7 @@ def test_every_reader_of_the_registry_is_there_and_takes_what_all_take() -> None
 
 def test_the_registry_names_what_it_does_not_know(tmp_path: Path) -> None:
     path = plain(tmp_path / "t.csv", "x")
-    with pytest.raises(DataError, match="reader: expected one of coco, .*, got 'voc'"):
+    with pytest.raises(DataError, match=r"reader: expected one of coco, .*, got 'voc'"):
         readers.read("voc", path, None, Problems())
     with pytest.raises(DataError, match=r"annotations: expected a path that exists, got .*none\.csv"):
         readers.read("nih", tmp_path / "none.csv", None, Problems())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from medclm import readers
 from medclm.archives import Package
 from medclm.cases import Case
