@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from medclm import boxes
-from medclm.cases import Case, ImageRef, Lesion
+from medclm.cases import MODALITIES, Case, ImageRef, Lesion
 from medclm.problems import DataError, Problems, Reason
 from medclm.readers.box_values import read_box, size_of
 from medclm.readers.coco_masks import region_of
-from medclm.readers.image_files import ImageFiles
+from medclm.readers.image_files import ImageFiles, choice
 from medclm.readers.labels import plain
 from medclm.regions import Region
 
@@ -47,6 +47,7 @@ def read(
     split        of all cases
     licence      of all images; without it what the file says of each, by its ``licenses``
     """
+    choice("modality", modality, MODALITIES)
     data = _load(annotations)
     names = {_id(each): plain(str(each.get("name", ""))) for each in _entries(data, "categories", annotations)}
     listed = _entries(data, "licenses", annotations) if data.get("licenses") else []
@@ -95,7 +96,7 @@ def read(
 def _load(annotations: Path) -> dict:
     try:
         data = json.loads(annotations.read_bytes())
-    except (ValueError, OSError) as error:  # text that is no json, no UTF-8
+    except (ValueError, OSError, RecursionError) as error:  # no json, no UTF-8
         raise DataError(f"{annotations}: expected a COCO json file, got {type(error).__name__}: {error}") from error
     if not isinstance(data, dict):
         raise DataError(f"{annotations}: expected a COCO json object, got a {type(data).__name__}")

@@ -11,11 +11,15 @@ import numpy as np
 from medclm.readers.box_values import numbers
 from medclm.regions import Region
 
+MOST_PIXELS = 1 << 28  # a byte each while a mask is decoded
+
 
 def region_of(segmentation: object, width: int, height: int) -> Region:
     """Raises ValueError, saying what is wrong, where it is no segmentation of an image of this size."""
     from pycocotools import mask as codec
 
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"expected an image of up to {MOST_PIXELS} pixels, got {width} x {height}")
     if isinstance(segmentation, list):
         pieces = codec.frPyObjects([_polygon(points, width, height) for points in segmentation], height, width)
         encoded = codec.merge(pieces)

@@ -59,7 +59,8 @@ def read(
 ) -> Iterator[Case]:
     """One case a slice, in the table's order; rows of one slice are joined.
 
-    noisy  "drop" (counted) or "keep" the lesions that the source marks as possibly noisy
+    noisy  "drop" (counted: an error where problems are strict) or "keep" the lesions that the source marks as
+           possibly noisy
     typed  labels are the coarse types ("liver lesion", -1: "lesion"); else "lesion" throughout, so that a label does
            not give the organ away
     """

@@ -25,7 +25,7 @@ DIAGNOSES = {
     "NV": "melanocytic nevus",
     "BCC": "basal cell carcinoma",
     "AK": "actinic keratosis",
-    "AKIEC": "actinic keratosis",
+    "AKIEC": "actinic keratosis or intraepithelial carcinoma",
     "BKL": "benign keratosis",
     "DF": "dermatofibroma",
     "VASC": "vascular lesion",

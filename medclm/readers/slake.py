@@ -113,7 +113,7 @@ def _detections(folder: Path, problems: Problems) -> list[tuple[str, object]]:
     try:
         found = json.loads(path.read_bytes())
         return [(name, values) for each in found for name, values in each.items()]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         what = f"{folder.name}/detection.json: expected a list of {{name: [x, y, w, h]}}, got {error}"
         problems.add(Reason.ROW_MALFORMED, what)
         return []

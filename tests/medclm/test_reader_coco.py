@@ -125,6 +125,18 @@ def test_a_segmentation_that_cannot_be_read_is_counted_and_the_box_stands(tmp_pa
     assert case.lesions[0].box == (5, 3, 20, 15) and case.lesions[0].region is None
 
 
+def test_an_image_too_large_to_decode_is_counted(tmp_path: Path) -> None:
+    problems = Problems()
+    image = IMAGE | {"width": 10**7, "height": 10**7}
+    (case,) = read(written(tmp_path / "a.json", [annotation(segmentation=[[1, 1, 5, 1, 5, 5]])], [image]), problems)
+    assert problems.counts == {Reason.MASK_UNREADABLE.value: 1} and len(case.lesions) == 1
+
+
+def test_a_modality_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"modality: expected one of CT, MR, .*, got 'xray'"):
+        read(written(tmp_path / "a.json", []), modality="xray")
+
+
 def test_crowds_carry_their_mark_or_stay_out(tmp_path: Path) -> None:
     path = written(tmp_path / "a.json", [annotation(iscrowd=1), annotation(id=2)])
     (case,) = read(path)

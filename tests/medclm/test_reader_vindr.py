@@ -71,6 +71,12 @@ def test_both_of_physionets_tables_are_read_and_the_test_split_is_known(tmp_path
     assert (case.lesions[0].box, case.lesions[0].readers, case.split) == ((1, 2, 30, 40), (), "test")
 
 
+def test_a_consensus_is_not_merged_again(tmp_path: Path) -> None:
+    path = written(tmp_path / "annotations_test.csv", CONSENSUS + "a,Edema,1,2,30,41\n")
+    for merge in ("wbf", "majority", "union"):
+        assert len(read(path, merge=merge)[0].lesions) == 2
+
+
 @pytest.mark.parametrize("sizes", ["image_id,width,height\na,2000,1000\n", "image_id,dim0,dim1\na,1000,2000\n"])
 def test_boxes_are_scaled_to_resized_images_by_the_originals_sizes(tmp_path: Path, sizes: str) -> None:
     Image.new("L", (500, 500)).save(tmp_path / "a.png")
