@@ -112,7 +112,7 @@ def _fused(alike: Sequence[Lesion], iou: float, weights: Mapping[str, float]) ->
 
     groups: list[list[Lesion]] = []
     fused: list[Box] = []
-    for lesion in sorted(alike, key=lambda lesion: (-weight(lesion), _order(lesion))):
+    for lesion in sorted(alike, key=lambda lesion: -weight(lesion)):
         overlaps = [boxes.iou(lesion.box, box) for box in fused]
         best = max(range(len(fused)), key=overlaps.__getitem__, default=None)
         if best is None or overlaps[best] < iou:

@@ -56,25 +56,24 @@ def read(
     for entry in _entries(data, "annotations", annotations):
         by_image.setdefault(_id(entry, "image_id"), []).append(entry)
     files = ImageFiles(images, missing, problems)
-    seen: set[object] = set()
+    seen: set[str] = set()
     for image in _entries(data, "images", annotations):
         id, name = _id(image), image.get("file_name")
         where = f"{annotations.name}: image {id}"
         if id is None or not isinstance(name, str) or not name:
             problems.add(Reason.ROW_MALFORMED, f"{where}: expected an id and a file_name, got {id!r} and {name!r}")
             continue
-        if id in seen:
+        if str(id) in seen:
             problems.add(Reason.DUPLICATE_ID, f"{where}: {name}")
             continue
-        seen.add(id)
+        seen.add(str(id))
+        found = by_image.pop(id, [])
         path = files.find(where, name)
         if path is None:
             continue
         size = size_of(image.get("width"), image.get("height"))
-        found = by_image.get(id, [])
-        if not crowds:
-            found = [entry for entry in found if not entry.get("iscrowd")]
-        lesions = (_lesion(entry, names, size, annotations, problems) for entry in found)
+        kept = found if crowds else [entry for entry in found if not entry.get("iscrowd")]
+        lesions = (_lesion(entry, names, size, annotations, problems) for entry in kept)
         yield Case(
             id=str(id),
             source=source,
@@ -82,14 +81,14 @@ def read(
             modality=modality,
             image=ImageRef(path),
             lesions=tuple(lesion for lesion in lesions if lesion is not None),
-            absent=_absent(image, by_image.get(id, []), names, exhaustive),
+            absent=_absent(image, found, names, exhaustive),
             width=size[0] if size else None,
             height=size[1] if size else None,
             split=split,
             licence=licence or licences.get(_id(image, "license"), "unknown"),
         )
-    for id in (each for each in by_image if each not in seen):
-        what = f"{annotations.name}: {len(by_image[id])} annotations of image {id!r}, which is not there"
+    for id, found in by_image.items():
+        what = f"{annotations.name}: {len(found)} annotations of image {id!r}, which is not there"
         problems.add(Reason.ROW_MALFORMED, what)
 
 

@@ -55,7 +55,7 @@ class ImageFiles:
         for spelling in spellings:
             if (path := self._folder / spelling).is_file():
                 return path
-        if len(pure.parts) > 1:
+        if len(pure.parts) > 1:  # never a key of the index, which may take a walk over a million files
             return None
         if self._by_name is None:
             self._by_name = _files_by_name(self._folder)

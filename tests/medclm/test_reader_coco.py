@@ -155,7 +155,7 @@ def test_what_cannot_be_used_is_counted_by_reason(tmp_path: Path) -> None:
         annotation(id=6, image_id=[7]),
         annotation(id=7, bbox=[20, 10, 100, 100]),
     ]
-    images = [IMAGE, IMAGE | {"file_name": "b.png"}, {"id": 9}, {"file_name": "c.png"}]
+    images = [IMAGE, IMAGE | {"id": "7", "file_name": "b.png"}, {"id": 9}, {"file_name": "c.png"}]
     problems = Problems()
     (case,) = read(written(tmp_path / "a.json", found, images), problems)
     assert [each.box for each in case.lesions] == [(20, 10, WIDTH, HEIGHT)]
