@@ -71,6 +71,3 @@ class Problems:
             made.counts[name] = entry["count"]
             made.examples[name] = list(entry["examples"])
         return made
-
-    def __bool__(self) -> bool:
-        return bool(self.counts)

