@@ -10,6 +10,6 @@ T = TypeVar("T")
 
 
 def pick(options: Sequence[T], *key: str) -> T:
-    """One of ``options``, uniformly over keys; depends on nothing but them (Python's own hash is salted per process)."""
+    """One of ``options``, uniform over keys. Python's own hash is salted per process: not that."""
     digest = hashlib.sha256("\x1f".join(key).encode()).digest()
     return options[int.from_bytes(digest[:8], "big") % len(options)]

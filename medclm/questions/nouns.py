@@ -81,7 +81,7 @@ def _plural_word(word: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """ "nodules", "masses", "fractures of the rib", "nodules/masses"; for what is not counted "regions of pneumonia"."""
+    """ "nodules", "masses", "fractures of the rib", "nodules/masses"; "regions of pneumonia"."""
     if is_mass(noun):
         return f"regions of {noun}"
     if is_plural(noun):

@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 # Findings that a reply may not bring in by itself; longer names are looked for before the shorter ones in them.
-FINDINGS = tuple(
-    """
-    abscess|adenopathy|aneurysm|aortic enlargement|ascites|atelectasis|atherosclerosis|bronchiectasis|calcification|
-    cancer|carcinoma|cardiomegaly|cirrhosis|collapse|consolidation|cyst|edema|embolism|emphysema|fibrosis|fracture|
-    gallstone|glioma|glioblastoma|granuloma|haematoma|haemorrhage|hematoma|hemorrhage|hernia|hydronephrosis|
-    infarct|infarction|infiltrate|infiltration|inflammation|interstitial lung disease|kidney stone|lesion of another kind|
-    lymphadenopathy|lymphoma|malignancy|mass|melanoma|meningioma|metastasis|naevus|nevus|nodule|oedema|opacity|
-    pleural effusion|pleural thickening|pneumonia|pneumothorax|polyp|stenosis|thrombosis|tuberculosis|tumor|tumour|ulcer
-    """.replace("\n", "")
-    .replace(" ", "\x00")
-    .split("|")
+FINDINGS = (
+    "abscess",
+    "adenopathy",
+    "aneurysm",
+    "aortic enlargement",
+    "ascites",
+    "atelectasis",
+    "atherosclerosis",
+    "bronchiectasis",
+    "calcification",
+    "cancer",
+    "carcinoma",
+    "cardiomegaly",
+    "cirrhosis",
+    "collapse",
+    "consolidation",
+    "cyst",
+    "edema",
+    "embolism",
+    "emphysema",
+    "fibrosis",
+    "fracture",
+    "gallstone",
+    "glioma",
+    "glioblastoma",
+    "granuloma",
+    "haematoma",
+    "haemorrhage",
+    "hematoma",
+    "hemorrhage",
+    "hernia",
+    "hydronephrosis",
+    "infarct",
+    "infarction",
+    "infiltrate",
+    "infiltration",
+    "inflammation",
+    "interstitial lung disease",
+    "kidney stone",
+    "lesion of another kind",
+    "lymphadenopathy",
+    "lymphoma",
+    "malignancy",
+    "mass",
+    "melanoma",
+    "meningioma",
+    "metastasis",
+    "naevus",
+    "nevus",
+    "nodule",
+    "oedema",
+    "opacity",
+    "pleural effusion",
+    "effusion",
+    "pleural thickening",
+    "pneumonia",
+    "pneumothorax",
+    "polyp",
+    "stenosis",
+    "thrombosis",
+    "tuberculosis",
+    "tumor",
+    "tumour",
+    "ulcer",
 )
-FINDINGS = tuple(" ".join(finding.replace("\x00", " ").split()) for finding in FINDINGS)
 
 # Word -> the word that organs go by; a reply may use another form of the host's name.
 ORGAN_WORDS = {
