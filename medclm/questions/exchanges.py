@@ -12,12 +12,11 @@ from medclm.questions.exchange import TEMPLATE, Exchange
 from medclm.questions.nouns import (
     BACKGROUND,
     counted,
+    host_name,
     is_plural,
     listed,
-    organ,
     plural,
     spoken,
-    the_organ,
     with_article,
 )
 from medclm.questions.seed import labels_listed, no_seed_text, seed_text
@@ -105,7 +104,7 @@ def _exchange(
     key = f"{case_id}:{stage}:{kind}"
     labels = [case.lesions[index].label for index in asked.about]
     if asked.present:
-        seed = seed_text(labels, [subject.links[index].organ for index in asked.about])
+        seed = seed_text(labels, [host_name(subject.links[index]) for index in asked.about])
     else:
         seed = no_seed_text(asked.label)
     cot = ""
@@ -117,13 +116,15 @@ def _exchange(
     elif stage != "hard":
         cot = f"{reasoning.absent(asked.label, key)} {asked.conclusion}"
     noun = spoken(asked.label)
+    several = kind in ("where", "which_organ") and len(asked.about) > 1
+    verb = "are" if several or is_plural(noun) else "is"
     question = pick(phrasings.MARKED[kind] if marked else phrasings.WHOLE[asked.wording], key, "question").format(
-        finding=with_article(noun),
-        label=noun,
+        finding=plural(noun) if several else with_article(noun),
+        label=plural(noun) if several else noun,
         plural=plural(noun),
         image=phrasings.IMAGES[case.modality],
-        boxes="box" if len(asked.about) == 1 else "boxes",
-        Is="Are" if is_plural(noun) else "Is",
+        is_=verb,
+        Is_=verb.capitalize(),
     )
     return Exchange(
         stage=stage,
@@ -185,21 +186,19 @@ def _where(linked: LinkedCase, label: str, of_label: tuple[int, ...], marked: bo
     spots = list(dict.fromkeys(_place(linked, index) for index in of_label))
     if None in spots or len(spots) > 3:
         return None
-    noun = spoken(label)
-    verb = "are" if is_plural(noun) else "is"
+    noun = spoken(label) if len(of_label) == 1 else plural(spoken(label))
+    verb = "are" if is_plural(noun) or len(of_label) > 1 else "is"
     return _Asked(of_label, "; ".join(spots), f"So the {noun} {verb} {listed(spots)}.", label, "where")
 
 
 def _place(linked: LinkedCase, index: int) -> str | None:
-    case, host = linked.case, linked.links[index].organ
-    parts = (
-        places.in_organ(host, case.modality),
-        places.in_image(case.lesions[index].box, case, host, linked.laterality_verified),
-    )
+    parts = (places.in_organ(linked, index), places.in_image(linked, index))
     return ", ".join(part for part in parts if part is not None) or None
 
 
 def _is_there(linked: LinkedCase, label: str, of_label: tuple[int, ...], marked: bool, partial: bool) -> _Asked:
+    if marked:
+        of_label = (pick(of_label, linked.case.id, "is_there"),)
     noun = spoken(label)
     conclusion = f"So there {'are' if is_plural(noun) else 'is'} {with_article(noun)}."
     return _Asked(of_label, "Yes", conclusion, label, "is_there")
@@ -217,11 +216,12 @@ def _which_organ(
 ) -> _Asked | None:
     if marked:
         of_label = (pick(of_label, linked.case.id, "which_organ"),)
-    hosts = list(dict.fromkeys(linked.links[index].organ for index in of_label))
+    hosts = list(dict.fromkeys(host_name(linked.links[index]) for index in of_label))
     if BACKGROUND in hosts:
         return None
-    conclusion = f"So it is {listed([the_organ(host) for host in hosts])}."
-    return _Asked(of_label, listed([organ(host) for host in hosts]), conclusion, label, "which_organ")
+    named = listed([f"the {host}" for host in hosts])
+    conclusion = f"So the organ or structure is {named}." if len(hosts) == 1 else f"So the organs are {named}."
+    return _Asked(of_label, listed(hosts), conclusion, label, "which_organ")
 
 
 _KINDS: dict[str, Callable[..., _Asked | None]] = {

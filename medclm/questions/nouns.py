@@ -1,9 +1,16 @@
-"""English for findings and organs: articles, plurals, names that can be read."""
+"""English for findings and organs: articles, plurals, names that can be read.
+
+Organs come by the canonical names of medclm.organs: lower case words, the side first.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medclm.linking import Link
 
 BACKGROUND = "background"
 
@@ -99,27 +106,10 @@ def counted(noun: str, number: int) -> str:
     return f"1 region of {noun}" if is_mass(noun) or is_plural(noun) else f"1 {noun}"
 
 
-def organ(name: str) -> str:
-    """Words of an organ's name, its side first: "lung_left" -> "left lung", "rib_left_4" -> "left rib 4"."""
-    words = [word if re.fullmatch(r"[CTLS]\d+", word) else word.lower() for word in re.split(r"[_ ]+", name.strip())]
-    words = ["vertebra" if word == "vertebrae" and len(words) > 1 else word for word in words]
-    sides = [word for word in words if word in ("left", "right")]
-    rest = [word for word in words if word not in ("left", "right")]
-    if rest[:1] == ["lung"] and rest[-1:] == ["lobe"]:  # lung_upper_lobe_left
-        return " ".join([*rest[1:], "of the", *sides, "lung"])
-    return " ".join([*sides, *rest]) if len(sides) == 1 else " ".join(words)
-
-
-def the_organ(name: str) -> str:
-    """ "the left lung", "vertebra L1"."""
-    words = organ(name)
-    return words if words.startswith("vertebra ") else f"the {words}"
-
-
-def side_of_organ(name: str) -> str | None:
-    """left or right where the name says it."""
-    found = {"left", "right"} & set(re.split(r"[_ ]+", name.lower()))
-    return found.pop() if len(found) == 1 else None
+def host_name(link: Link) -> str:
+    """The organ of a link; with its side where the link knows one that the name does not hold: "left lung"."""
+    named = link.side is None or link.organ.startswith(f"{link.side} ")
+    return link.organ if named else f"{link.side} {link.organ}"
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """How questions are put: by kind and stage.
 
-{finding} a finding with its article, {label} without, {plural} more than one, {image} "CT image", {is} is or are,
-{boxes} "box" or "boxes".
+{finding} a finding with its article, {label} without, {plural} more than one, {image} "CT image", {is_} is or are.
+In {finding} and {label} several lesions that are asked about are a plural.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MARKED = {
     ),
     "is_there": (
         "Does the marked region of this {image} show {finding}?",
-        "Is the finding in the {boxes} {finding}?",
+        "Is the finding in the box {finding}?",
         "Do you see {finding} where this {image} is marked?",
     ),
     "how_many": (
@@ -63,13 +63,13 @@ WHOLE = {
         "Which abnormality can be pointed out in this {image}?",
     ),
     "where": (
-        "Where is the {label} in this {image}?",
+        "Where {is_} the {label} in this {image}?",
         "This {image} shows {finding}. Where?",
-        "Describe where the {label} is.",
+        "Describe where the {label} {is_}.",
         "Give the location of the {label}.",
     ),
     "is_there": (
-        "{Is} there {finding} in this {image}?",
+        "{Is_} there {finding} in this {image}?",
         "Does this {image} show {finding}?",
         "Can {finding} be seen in this {image}?",
         "Is this {image} positive for {label}?",
@@ -80,9 +80,9 @@ WHOLE = {
         "How many {plural} can be seen?",
     ),
     "which_organ": (
-        "In which organ or structure is the {label}?",
+        "In which organ or structure {is_} the {label}?",
         "Which organ or structure is affected by the {label}?",
-        "This {image} shows {finding}. Which organ or structure is it in?",
+        "This {image} shows {finding}. In which organ or structure?",
     ),
 }
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from medclm.boxes import Box
-from medclm.cases import Case, Lesion
-from medclm.questions.nouns import BACKGROUND, side_of_organ, the_organ
+from medclm.cases import Lesion
+from medclm.questions.nouns import BACKGROUND, host_name
+
+if TYPE_CHECKING:
+    from medclm.linking import LinkedCase
 
 # Planes through the body. A projection magnifies by an unknown factor: no millimetres from it.
 SECTIONS = ("CT", "MR", "PET")
 PROJECTIONS = ("XR",)
+_SIDES = ("towards the patient's right", "in the middle from side to side", "towards the patient's left")
 # What a source may say of a finding's look; diagnoses and grades are not looks.
 APPEARANCE = ("shape", "margin", "texture", "density", "calcification", "composition", "echogenicity", "colour")
 
@@ -18,26 +24,26 @@ def third(low: float, high: float, length: float) -> int:
     return min(max(int(3 * (low + high) / 2 / length), 0), 2)
 
 
-def in_image(box: Box, case: Case, host: str, laterality_verified: bool) -> str | None:
-    """ "in the upper third of the image". The patient's side is named only where the columns are known to run from the
-    patient's right to the left, and the host's own name does not name one. None: the image's size is not known."""
+def in_image(linked: LinkedCase, index: int) -> str | None:
+    """Of a lesion: "in the upper third of the image". The patient's side is named only where the columns are known to
+    run from the patient's right to the left, and the host does not have one. None: the image's size is not known."""
+    case, box = linked.case, linked.case.lesions[index].box
     if case.width is None or case.height is None:
         return None
     row = ("upper", "middle", "lower")[third(box[1], box[3], case.height)]
     words = f"in the {row} third of the image"
-    if laterality_verified and side_of_organ(host) is None:
+    if linked.laterality_verified and linked.links[index].side is None:
         column = third(box[0], box[2], case.width)
-        words += (", towards the patient's right", ", in the middle from side to side", ", towards the patient's left")[
-            column
-        ]
+        words += f", {_SIDES[column]}"
     return words
 
 
-def in_organ(host: str, modality: str) -> str | None:
-    """ "in the left lung"; on a projection "projecting over the left lung". None: no host."""
-    if host == BACKGROUND:
+def in_organ(linked: LinkedCase, index: int) -> str | None:
+    """Of a lesion: "in the left lung"; on a projection "projecting over the left lung". None: no host."""
+    link = linked.links[index]
+    if link.organ == BACKGROUND:
         return None
-    return f"{'projecting over' if modality in PROJECTIONS else 'in'} {the_organ(host)}"
+    return f"{'projecting over' if linked.case.modality in PROJECTIONS else 'in'} the {host_name(link)}"
 
 
 def extent(box: Box, modality: str, spacing: tuple[float, float] | None) -> str | None:

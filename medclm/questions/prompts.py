@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from medclm.questions import phrasings, places
 from medclm.questions.exchange import Exchange
-from medclm.questions.nouns import BACKGROUND, organ, spoken
+from medclm.questions.nouns import BACKGROUND, host_name, spoken
 
 if TYPE_CHECKING:
     from medclm.linking import LinkedCase
@@ -41,8 +41,8 @@ def prompt_text(exchange: Exchange, linked: LinkedCase, spacing: tuple[float, fl
     image = phrasings.IMAGES[case.modality]
     facts = [f"What an expert marked in this {image}: {exchange.seed_text}"]
     for index in exchange.about:
-        lesion, host = case.lesions[index], linked.links[index].organ
-        where = "" if host == BACKGROUND else f", organ or structure: {organ(host)}"
+        lesion, link = case.lesions[index], linked.links[index]
+        where = "" if link.organ == BACKGROUND else f", organ or structure: {host_name(link)}"
         size = places.extent(lesion.box, case.modality, spacing)
         facts.append(
             f"- {spoken(lesion.label)}{where}, box [xmin, ymin, xmax, ymax] in parts of the width and the height: "

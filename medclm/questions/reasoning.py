@@ -22,14 +22,14 @@ def steps(
 ) -> str:
     """Organ -> region of the image -> box (as ``<box:i>``) -> appearance. A step that nothing is known about is left
     out; the box never is."""
-    case, lesion, host = linked.case, linked.case.lesions[index], linked.links[index].organ
+    case, lesion = linked.case, linked.case.lesions[index]
     key = f"{key}:{index}"
     said = []
 
-    organ = places.in_organ(host, case.modality)
+    organ = places.in_organ(linked, index)
     if organ is not None:
         said.append(pick(phrasings.ORGAN_STEPS, key, "organ").format(subject=subject, place=organ))
-    region = places.in_image(lesion.box, case, host, linked.laterality_verified)
+    region = places.in_image(linked, index)
     if region is not None:
         options = phrasings.REGION_STEPS if said else phrasings.FIRST_REGION_STEPS
         said.append(pick(options, key, "region").format(subject=subject, place=region))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from medclm.problems import Reason
 from medclm.questions import places
 from medclm.questions.exchange import Exchange
-from medclm.questions.nouns import BACKGROUND, organ, plural, spoken
+from medclm.questions.nouns import BACKGROUND, host_name, plural, spoken
 from medclm.questions.vocabulary import FINDINGS, ORGAN_WORDS
 
 if TYPE_CHECKING:
@@ -152,11 +152,13 @@ def _check_anatomy(said: str, exchange: Exchange, linked: LinkedCase) -> None:
         text = re.sub("|".join(rf"\b{re.escape(form)}\b" for form in _forms(noun)), " ", text)
     allowed: set[str] = set()
     for index in exchange.about:
-        host = linked.links[index].organ
-        if host != BACKGROUND:
-            allowed |= set(organ(host).lower().split())
-        region = places.in_image(linked.case.lesions[index].box, linked.case, host, linked.laterality_verified)
+        link = linked.links[index]
+        if link.organ != BACKGROUND:
+            allowed |= set(host_name(link).lower().split())
+        region = places.in_image(linked, index)
         allowed |= {"left", "right"} & set(re.findall(r"\w+", region or ""))
+    if "lobe" in allowed:
+        allowed.add("lung")
     for word in re.findall(r"[a-z]+", text):
         root = ORGAN_WORDS.get(word)
         if root is not None and not {word, root} & allowed and root not in {ORGAN_WORDS.get(each) for each in allowed}:

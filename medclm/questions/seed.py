@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medclm.questions.nouns import BACKGROUND, counted, is_mass, is_plural, listed, spoken, the_organ, with_article
+from medclm.questions.nouns import BACKGROUND, counted, is_mass, is_plural, listed, spoken, with_article
 
 
 def seed_text(
@@ -26,7 +26,7 @@ def no_seed_text(label: str) -> str:
 
 def _sentence(label: str, host: str, number: int) -> str:
     noun = spoken(label)
-    where = "the image" if host == BACKGROUND else the_organ(host)
+    where = "the image" if host == BACKGROUND else f"the {host}"
     if number == 1:
         return f"There {'are' if is_plural(noun) else 'is'} {with_article(noun)} in {where}."
     if is_mass(noun):

@@ -59,7 +59,10 @@ def test_label_comes_back_even_with_signs_of_the_format(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_decode_finds_nothing_in_prose(name: str) -> None:
-    assert CODECS[name].decode('There is {"none": [1, 2]} in [the] <image> (1,2) {"bbox_2d": [1], "box_2d": 3}', FILM) == []
+    assert (
+        CODECS[name].decode('There is {"none": [1, 2]} in [the] <image> (1,2) {"bbox_2d": [1], "box_2d": 3}', FILM)
+        == []
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

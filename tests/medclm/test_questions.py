@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from medclm_linked import linked_case
 from medclm.codecs import PLACEHOLDER
 from medclm.questions import QuestionSettings, exchanges, seed_text
 from medclm.questions.exchange import Exchange
-from medclm.questions.nouns import counted, organ, plural, the_organ, with_article
+from medclm.questions.nouns import counted, plural, with_article
 from medclm.schema import KINDS
 
 BOX, OTHER = (30.0, 20.0, 60.0, 40.0), (200.0, 240.0, 220.0, 270.0)
@@ -29,15 +30,15 @@ def by_kind(made: list[Exchange], stage: str) -> dict[str, Exchange]:
 @pytest.mark.parametrize(
     ("labels", "organs", "expected"),
     [
-        (["nodule"], ["lung_left"], "There is a nodule in the left lung."),
+        (["nodule"], ["left lung"], "There is a nodule in the left lung."),
         (["effusion"], ["background"], "There is an effusion in the image."),
-        (["nodule", "nodule"], ["lung_left"] * 2, "There are 2 nodules in the left lung."),
-        (["mass"], ["vertebrae_L1"], "There is a mass in vertebra L1."),
+        (["nodule", "nodule"], ["left lung"] * 2, "There are 2 nodules in the left lung."),
+        (["mass"], ["L1 vertebra"], "There is a mass in the L1 vertebra."),
         (["pneumonia"], ["right lung"], "There is pneumonia in the right lung."),
         (["pneumonia"] * 2, ["right lung"] * 2, "There is pneumonia in the right lung, in 2 places."),
         (
             ["nodule", "mass"],
-            ["lung_left", "liver"],
+            ["left lung", "liver"],
             "There is a nodule in the left lung. There is a mass in the liver.",
         ),
     ],
@@ -67,16 +68,17 @@ def test_nouns_take_their_articles_and_plurals(noun: str, one: str, many: str) -
     assert counted(noun, 2) == f"2 {many}"
 
 
-def test_organ_names_read_with_their_side_first() -> None:
-    assert organ("lung_left") == organ("left lung") == "left lung"
-    assert organ("lung_upper_lobe_left") == "upper lobe of the left lung"
-    assert the_organ("rib_left_4") == "the left rib 4"
-    assert organ("heart") == "heart"
+def test_side_that_only_the_link_knows_is_said() -> None:
+    linked = linked_case(("nodule", BOX, "lung"))
+    linked = replace(linked, links=(replace(linked.links[0], side="left"),))
+    easy = by_kind(exchanges(linked, None, DEFAULTS), "easy")
+    assert easy["which_organ"].answer == "left lung"
+    assert easy["what"].seed_text == "There is a nodule in the left lung."
 
 
 def test_stages_show_boxes_as_they_should() -> None:
-    linked = linked_case(("nodule", BOX, "lung_left"), ("mass", OTHER, "liver"), absent=("fracture",))
-    partner = linked_case(("nodule", OTHER, "lung_right"), id="case-2")
+    linked = linked_case(("nodule", BOX, "left lung"), ("mass", OTHER, "liver"), absent=("fracture",))
+    partner = linked_case(("nodule", OTHER, "right lung"), id="case-2")
     made = exchanges(linked, partner, DEFAULTS)
     assert {each.stage for each in made} == {"easy", "medium", "hard"}
     for each in made:
@@ -98,19 +100,19 @@ def test_stages_show_boxes_as_they_should() -> None:
 
 
 def test_one_exchange_of_each_kind_and_stage() -> None:
-    linked = linked_case(*[("nodule", BOX, "lung_left"), ("mass", OTHER, "liver")] * 3, absent=("fracture",))
+    linked = linked_case(*[("nodule", BOX, "left lung"), ("mass", OTHER, "liver")] * 3, absent=("fracture",))
     made = exchanges(linked, linked, DEFAULTS)
     assert len({(each.kind, each.stage) for each in made}) == len(made)
 
 
 def test_without_partner_there_is_no_hard_stage() -> None:
-    made = exchanges(linked_case(("nodule", BOX, "lung_left")), None, DEFAULTS)
+    made = exchanges(linked_case(("nodule", BOX, "left lung")), None, DEFAULTS)
     assert {each.stage for each in made} == {"easy", "medium"}
 
 
 @pytest.mark.parametrize("number", range(30))
 def test_no_is_said_only_of_labels_looked_for(number: int) -> None:
-    linked = linked_case(("nodule", BOX, "lung_left"), id=f"case-{number}", absent=("pleural effusion", "nodule"))
+    linked = linked_case(("nodule", BOX, "left lung"), id=f"case-{number}", absent=("pleural effusion", "nodule"))
     for each in exchanges(linked, None, DEFAULTS):
         if each.answer == "No":
             assert "pleural effusion" in each.question
@@ -122,7 +124,7 @@ def test_no_is_said_only_of_labels_looked_for(number: int) -> None:
 def test_both_answers_of_closed_questions_come_up() -> None:
     answers = []
     for number in range(60):
-        linked = linked_case(("nodule", BOX, "lung_left"), id=f"case-{number}", absent=("pleural effusion",))
+        linked = linked_case(("nodule", BOX, "left lung"), id=f"case-{number}", absent=("pleural effusion",))
         answers += [each.answer for each in exchanges(linked, None, DEFAULTS) if each.kind == "is_there"]
     assert 0.3 < answers.count("Yes") / len(answers) < 0.7
 
@@ -136,7 +138,7 @@ def test_case_without_lesions_is_asked_only_what_it_lacks() -> None:
 def test_equal_over_processes_with_other_hash_seeds() -> None:
     code = (
         "from medclm_linked import linked_case; from medclm.questions import *;"
-        "l = linked_case(('nodule', (30., 20., 60., 40.), 'lung_left'), absent=('mass', 'cyst'));"
+        "l = linked_case(('nodule', (30., 20., 60., 40.), 'left lung'), absent=('mass', 'cyst'));"
         "print(exchanges(l, l, QuestionSettings()))"
     )
     printed = {
@@ -155,7 +157,7 @@ def test_equal_over_processes_with_other_hash_seeds() -> None:
 def test_phrasings_vary_over_cases() -> None:
     asked = set()
     for number in range(40):
-        made = exchanges(linked_case(("nodule", BOX, "lung_left"), id=f"case-{number}"), None, DEFAULTS)
+        made = exchanges(linked_case(("nodule", BOX, "left lung"), id=f"case-{number}"), None, DEFAULTS)
         asked |= {each.question for each in made if each.kind == "what"}
     assert len(asked) >= 6
 
@@ -172,13 +174,13 @@ def test_side_of_the_patient_where_the_columns_are_known() -> None:
     linked = linked_case(("nodule", (5.0, 10.0, 20.0, 30.0), "liver"), verified=True)
     where = by_kind(exchanges(linked, None, DEFAULTS), "medium")["where"]
     assert where.answer == "in the liver, in the upper third of the image, towards the patient's right"
-    named = linked_case(("nodule", (5.0, 10.0, 20.0, 30.0), "lung_right"), verified=True)
+    named = linked_case(("nodule", (5.0, 10.0, 20.0, 30.0), "right lung"), verified=True)
     assert by_kind(exchanges(named, None, DEFAULTS), "medium")["where"].answer.count("right") == 1
 
 
 def test_millimetres_only_where_they_are_true() -> None:
     def said(modality: str, spacing: tuple[float, float] | None) -> str:
-        linked = linked_case(("nodule", BOX, "lung_left"), modality=modality)
+        linked = linked_case(("nodule", BOX, "left lung"), modality=modality)
         return " ".join(each.cot for each in exchanges(linked, None, DEFAULTS, spacing=spacing))
 
     assert "15 x 20 mm" in said("CT", (0.5, 1.0))
@@ -187,7 +189,7 @@ def test_millimetres_only_where_they_are_true() -> None:
 
 
 def test_projection_is_not_called_a_position_inside_an_organ() -> None:
-    radiograph = by_kind(exchanges(linked_case(("nodule", BOX, "lung_left"), modality="XR"), None, DEFAULTS), "easy")
+    radiograph = by_kind(exchanges(linked_case(("nodule", BOX, "left lung"), modality="XR"), None, DEFAULTS), "easy")
     assert radiograph["where"].answer.startswith("projecting over the left lung")
 
 
@@ -198,8 +200,8 @@ def test_background_is_no_organ() -> None:
 
 
 def test_partial_annotation_is_not_counted() -> None:
-    whole = exchanges(linked_case(("nodule", BOX, "lung_left"), source="clinic"), None, DEFAULTS)
-    partial = exchanges(linked_case(("nodule", BOX, "lung_left"), source="DeepLesion"), None, DEFAULTS)
+    whole = exchanges(linked_case(("nodule", BOX, "left lung"), source="clinic"), None, DEFAULTS)
+    partial = exchanges(linked_case(("nodule", BOX, "left lung"), source="DeepLesion"), None, DEFAULTS)
     assert "how_many" in by_kind(whole, "medium")
     assert "how_many" not in by_kind(partial, "medium")
     assert re.search("one abnormal|can be pointed out", by_kind(partial, "medium")["what"].question.lower())
@@ -207,14 +209,14 @@ def test_partial_annotation_is_not_counted() -> None:
 
 def test_looks_are_told_and_grades_are_not() -> None:
     attributes = {"Margin": "Spiculated", "malignancy": "5", "texture": "5"}
-    easy = by_kind(exchanges(linked_case(("nodule", BOX, "lung_left"), attributes=attributes), None, DEFAULTS), "easy")
+    easy = by_kind(exchanges(linked_case(("nodule", BOX, "left lung"), attributes=attributes), None, DEFAULTS), "easy")
     assert "margin: spiculated" in easy["what"].cot
     assert "malignancy" not in easy["what"].cot
     assert "texture" not in easy["what"].cot
 
 
 def test_too_many_boxes_are_not_listed() -> None:
-    linked = linked_case(*[("nodule", BOX, "lung_left")] * 5)
+    linked = linked_case(*[("nodule", BOX, "left lung")] * 5)
     made = exchanges(linked, None, QuestionSettings(most_boxes=3))
     assert all(len(each.about) <= 3 for each in made)
     assert "how_many" not in {each.kind for each in made}
@@ -227,7 +229,7 @@ def test_settings_name_what_is_wrong(arguments: dict) -> None:
 
 
 LABELS = st.sampled_from(["nodule", "pleural effusion", "pneumonia", "opacities", "ild", "other lesion"])
-ORGANS = st.sampled_from(["lung_left", "heart", "background", "vertebrae_L1"])
+ORGANS = st.sampled_from(["left lung", "heart", "background", "L1 vertebra"])
 CORNERS = st.tuples(st.integers(0, 280), st.integers(0, 280))
 
 

@@ -18,6 +18,7 @@ class Link:
     iou: float = 0.5
     coverage: float = 1.0
     region: Region | None = None
+    side: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class LinkedCase:
     links: tuple[Link, ...]
     organs: tuple[str, ...] = ()
     laterality_verified: bool = False
+
+
+def side(organ: str) -> str | None:
+    first = organ.split(" ")[0]
+    return first if first in ("left", "right") else None
 
 
 def linked_case(
@@ -54,4 +60,4 @@ def linked_case(
         licence=licence,
     )
     organs = tuple(organ for _, _, organ in found)
-    return LinkedCase(case, tuple(Link(organ) for organ in organs), organs, verified)
+    return LinkedCase(case, tuple(Link(organ, side=side(organ)) for organ in organs), organs, verified)
