@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from medclm.problems import DataError
 from medclm.questions.teacher import Prompt, TeacherError
 
 KEY_VARIABLE = "MEDCLM_TEACHER_KEY"
@@ -36,8 +37,9 @@ class EndpointTeacher:
     """Sends pixels and annotation to ``address`` ("https://host/v1"), and to no other: no proxy, no redirect.
 
     Only a loopback address may go without TLS. The key is read from ``$MEDCLM_TEACHER_KEY``. Time-outs, lost
-    connections, 408, 429, 5xx and replies that are no JSON are tried again, with waits that double; every other
-    status, and the end of the attempts, is a TeacherError.
+    connections, 408, 429, 5xx and replies of another form are tried again, with waits that double; the end of the
+    attempts and other statuses are a TeacherError. A redirect, 401, 403 and 404 would come for every question: they
+    are a DataError.
     """
 
     address: str
@@ -104,7 +106,10 @@ class EndpointTeacher:
         if response.status in (408, 429) or response.status >= 500:
             raise _Again(f"status {response.status}", _seconds(response.headers.get("Retry-After")))
         if response.status != 200:
-            raise TeacherError(f"{self.name}: status {response.status}: {raw[:200].decode(errors='replace')}")
+            what = f"{self.name}: status {response.status}: {raw[:200].decode(errors='replace')}"
+            if 300 <= response.status < 400 or response.status in (401, 403, 404):
+                raise DataError(f"teacher: {what}")
+            raise TeacherError(what)
         if len(raw) > LONGEST_REPLY:
             raise TeacherError(f"{self.name}: a reply of more than {LONGEST_REPLY} bytes")
         try:

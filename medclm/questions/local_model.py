@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from medclm.questions.teacher import Prompt, TeacherError
+from medclm.problems import DataError
+from medclm.questions.teacher import Prompt
 
 
 @dataclass
 class TransformersTeacher:
-    """Greedy decoding. The model is loaded at the first question, on ``device``, in the type its weights have."""
+    """Greedy decoding. The model is loaded at the first question, on ``device``, in the type its weights have;
+    a DataError where it cannot be."""
 
     path: str  # a folder, or a name that transformers finds
     device: str = "cpu"
@@ -22,11 +24,11 @@ class TransformersTeacher:
         self.name = self.path.rstrip("/").split("/")[-1]
 
     def ask(self, prompt: Prompt) -> str:
+        if self._loaded is None:
+            self._loaded = self._load()
         import torch
         from PIL import Image
 
-        if self._loaded is None:
-            self._loaded = self._load()
         model, processor = self._loaded
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt.text}]}
         text = processor.apply_chat_template([message], add_generation_prompt=True)
@@ -38,10 +40,12 @@ class TransformersTeacher:
         return processor.batch_decode(answer, skip_special_tokens=True)[0]
 
     def _load(self) -> tuple[Any, Any]:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
         try:
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+
             model = AutoModelForImageTextToText.from_pretrained(self.path, dtype="auto").eval().to(self.device)
             return model, AutoProcessor.from_pretrained(self.path)
-        except (OSError, ValueError) as error:
-            raise TeacherError(f"{self.path}: expected an image-text model of transformers ({error})") from error
+        except (ImportError, OSError, ValueError) as error:
+            raise DataError(
+                f"teacher: expected an image-text model of transformers at {self.path} ({error})"
+            ) from error

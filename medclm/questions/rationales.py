@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medclm.problems import Problems, Reason
+from medclm.problems import DataError, Problems, Reason
 from medclm.questions.exchange import Exchange
 from medclm.questions.prompts import VERSION, prompt_text
 from medclm.questions.reply import TOLERANCE, RationaleError, accepted
@@ -31,11 +31,14 @@ class Rationales:
     cache      a folder of replies by the content of what was asked, or None. Processes may share it; a run that was
                killed goes on where it was. Replies that were turned down are kept too: they are not asked for again
     tolerance  by which a repeated box may be off, of the image's width or height
+    patience   questions in a row without an answer, after which the teacher is taken to be gone: a DataError
     """
 
     teacher: Teacher
     cache: Path | None = None
     tolerance: float = TOLERANCE
+    patience: int = 20
+    _failed: int = 0  # in a row
 
     def of(
         self,
@@ -48,7 +51,7 @@ class Rationales:
     ) -> Exchange:
         """The exchange in the teacher's words, its cot_source the teacher's name; or the exchange as it came, and the
         reason counted. The hard stage has no reasoning and stays as it is. Raises DataError where the terms of the
-        case forbid to send it."""
+        case forbid to send it, and where the teacher is gone or was never there."""
         if exchange.stage == "hard":
             return exchange
         case = linked.case
@@ -60,6 +63,9 @@ class Rationales:
             reply = self._reply(Prompt(prompt_text(exchange, linked, spacing), pixels))
             return accepted(reply, exchange, linked, name=self.teacher.name, spacing=spacing, tolerance=self.tolerance)
         except TeacherError as error:
+            self._failed += 1
+            if self._failed >= self.patience:
+                raise DataError(f"teacher: {self._failed} questions in a row without an answer; {error}") from None
             problems.add(Reason.TEACHER_FAILED, f"{case.source} {case.id}: {error}")
         except RationaleError as error:
             problems.add(error.reason, f"{case.source} {case.id} {exchange.stage} {exchange.kind}: {error}")
@@ -67,13 +73,18 @@ class Rationales:
 
     def _reply(self, prompt: Prompt) -> str:
         if self.cache is None:
-            return self.teacher.ask(prompt)
+            return self._ask(prompt)
         key = cache_key(self.teacher.name, prompt)
         path = self.cache / key[:2] / f"{key}.json"
         if (kept := _kept(path)) is not None:
             return kept
-        reply = self.teacher.ask(prompt)
+        reply = self._ask(prompt)
         _keep(path, json.dumps({"teacher": self.teacher.name, "reply": reply}))
+        return reply
+
+    def _ask(self, prompt: Prompt) -> str:
+        reply = self.teacher.ask(prompt)
+        self._failed = 0
         return reply
 
 

@@ -75,6 +75,7 @@ def accepted(
     malformed, leaves out a box, or says what the annotation does not: another box, finding, organ, side, measure or
     answer."""
     reply = parse(text)
+    _check_question(reply.question, exchange, linked)
     cot = _with_placeholders(reply.reasoning, exchange, linked, tolerance)
     for said in (reply.question, _BOX.sub(" ", reply.reasoning), reply.answer):
         _check_findings(said, exchange, linked)
@@ -97,8 +98,8 @@ def _with_placeholders(reasoning: str, exchange: Exchange, linked: LinkedCase, t
     def placeholder(match: re.Match) -> str:
         given = [float(number) for number in match.groups()]
         off = {i: max(abs(a - b) for a, b in zip(given, box, strict=True)) for i, box in true.items()}
-        # Of several boxes within the tolerance the nearest is meant.
-        nearest = min(off, key=off.__getitem__, default=None)
+        # Of several boxes within the tolerance the nearest is meant; of equal ones that which was not named yet.
+        nearest = min(off, key=lambda i: (round(off[i], 4), i in seen), default=None)
         if nearest is None or off[nearest] > tolerance:
             raise _contradicts(f"a box that is not in the annotation: {match[0]}")
         seen.add(nearest)
@@ -108,6 +109,32 @@ def _with_placeholders(reasoning: str, exchange: Exchange, linked: LinkedCase, t
     if missing := set(exchange.about) - seen:
         raise RationaleError(Reason.RATIONALE_BOXLESS, f"{len(missing)} of {len(exchange.about)} boxes not repeated")
     return text
+
+
+def _check_question(question: str, exchange: Exchange, linked: LinkedCase) -> None:
+    """It asks about what the exchange is about, so that its answer holds, and does not give the answer."""
+    text, case = question.lower(), linked.case
+    about = {spoken(case.lesions[index].label) for index in exchange.about}
+    present = {spoken(lesion.label) for lesion in case.lesions}
+    absent = {spoken(label) for label in case.absent} - present
+    named = set()
+    for noun in sorted(present | absent, key=len, reverse=True):  # "lung nodule" before "nodule"
+        if _find(noun, text):
+            named.add(noun)
+            text = _without(noun, text)
+    if exchange.answer == "No":
+        # The seed names the label that is not there.
+        right = bool(named) and named <= absent and all(_find(noun, exchange.seed_text.lower()) for noun in named)
+    elif exchange.kind == "what":
+        right = not named
+    else:
+        right = named <= about and (exchange.answer_type == "OPEN" or bool(named))
+    if not right:
+        raise _contradicts(f"a question about something else: {question!r}")
+
+
+def _without(noun: str, text: str) -> str:
+    return re.sub("|".join(rf"\b{re.escape(form)}\b" for form in _forms(noun)), " ", text)
 
 
 def _forms(noun: str) -> tuple[str, ...]:
@@ -140,16 +167,16 @@ def _check_findings(said: str, exchange: Exchange, linked: LinkedCase) -> None:
                 raise _contradicts(f"denies the {noun} that is annotated")
             if noun in absent and not negated and not question:
                 raise _contradicts(f"a {noun} that is annotated as absent")
-            if noun not in present | absent:
+            if noun not in present | absent and not any(_find(noun, label) for label in present):
                 raise _contradicts(f"{noun}: not in the annotation")
-        text = re.sub("|".join(rf"\b{re.escape(form)}\b" for form in _forms(noun)), " ", text)
+        text = _without(noun, text)
 
 
 def _check_anatomy(said: str, exchange: Exchange, linked: LinkedCase) -> None:
     """No organ but the hosts of what is asked about, no side but theirs or one that the image bears out."""
     text = said.lower()
     for noun in _case_nouns(linked):  # "lung opacity" names no organ
-        text = re.sub("|".join(rf"\b{re.escape(form)}\b" for form in _forms(noun)), " ", text)
+        text = _without(noun, text)
     allowed: set[str] = set()
     for index in exchange.about:
         link = linked.links[index]
@@ -159,10 +186,13 @@ def _check_anatomy(said: str, exchange: Exchange, linked: LinkedCase) -> None:
         allowed |= {"left", "right"} & set(re.findall(r"\w+", region or ""))
     if "lobe" in allowed:
         allowed.add("lung")
+    roots = {ORGAN_WORDS.get(word) for word in allowed}
     for word in re.findall(r"[a-z]+", text):
         root = ORGAN_WORDS.get(word)
-        if root is not None and not {word, root} & allowed and root not in {ORGAN_WORDS.get(each) for each in allowed}:
+        if root is not None and root not in roots:
             raise _contradicts(f"{word}: not the organ of the annotation")
+        if word in ("bilateral", "bilaterally") and not {"left", "right"} <= allowed:
+            raise _contradicts(f"{word}: sides that the annotation does not give")
         if word.removesuffix("sided") in ("left", "right") and word.removesuffix("sided") not in allowed:
             raise _contradicts(f"{word}: a side that the annotation does not give")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medclm.problems import DataError
 from medclm.questions import Prompt, TeacherError
 from medclm.questions.endpoint import KEY_VARIABLE, EndpointTeacher
 
@@ -111,11 +112,18 @@ def test_attempts_end(server: Server) -> None:
     assert len(server.seen) == 4
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 302, 307])
-def test_lasting_errors_and_redirects_are_not_tried_again(server: Server, status: int) -> None:
-    server.script = [(status, {"Location": "http://127.0.0.1:9/"}, "no such model")]
-    with pytest.raises(TeacherError, match=f"status {status}: no such model"):
+def test_question_that_the_server_will_not_have_is_not_asked_again(server: Server) -> None:
+    server.script = [(400, {}, "too long")]
+    with pytest.raises(TeacherError, match="status 400: too long"):
         asked(server).ask(PROMPT)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 302, 307])
+def test_redirects_and_what_would_come_every_time_end_the_run(server: Server, status: int) -> None:
+    server.script = [(status, {"Location": "http://127.0.0.1:9/"}, "no such model")]
+    with pytest.raises(DataError, match=f"status {status}: no such model"):
+        asked(server).ask(PROMPT)
+    assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from medclm_linked import linked_case
 
-from medclm.problems import Problems
-from medclm.questions import Prompt, QuestionSettings, Rationales, TeacherError, exchanges, teacher
+from medclm.problems import DataError, Problems
+from medclm.questions import Prompt, QuestionSettings, Rationales, exchanges, teacher
 from medclm.questions.local_model import TransformersTeacher
 
 pytest.importorskip("transformers", reason="transformers is not installed: no local teacher")
@@ -110,6 +110,6 @@ def test_random_model_falls_back_to_the_template(folder: Path, tmp_path: Path) -
     assert sum(problems.counts.values()) == 2
 
 
-def test_folder_without_a_model_is_a_teacher_error(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="expected an image-text model"):
+def test_folder_without_a_model_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected an image-text model"):
         TransformersTeacher(str(tmp_path)).ask(Prompt("?", np.zeros((4, 4), np.uint8)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,8 @@ def test_form_is_read_over_lines_and_in_any_case() -> None:
         ("A nodule.", "A cyst."),
         ("A nodule.", "Left lung."),
         ("What is marked?", "Is there something?"),
+        ("What is marked?", "What is the nodule?"),  # gives the answer
+        ("a focal nodule", "a focal nodule, bilaterally"),
     ],
 )
 def test_contradictions_are_turned_down(old: str, new: str) -> None:
@@ -118,6 +121,52 @@ def test_closed_answer_is_yes_or_no_alone() -> None:
     assert accepted(text, exchange("is_there", of=of), of, name="teacher").answer == "Yes"
     with pytest.raises(RationaleError, match="expected the answer Yes"):
         accepted(text.replace("Yes, a nodule", "No"), exchange("is_there", of=of), of, name="teacher")
+
+
+@pytest.mark.parametrize("question", ["Is there a nodule?", "Is there a mass?", "Is there anything?"])
+def test_no_to_another_question_is_turned_down(question: str) -> None:
+    of = linked_case(("nodule", BOX, "left lung"), absent=("fracture",), id="3")
+    given = replace(
+        exchange("is_there", "medium", of), about=(), answer="No", seed_text="There is no fracture in the image."
+    )
+    right = "Question: Is there a fracture? | Reasoning: There is no fracture. | Answer: No"
+    assert accepted(right, given, of, name="teacher").answer == "No"
+    with pytest.raises(RationaleError) as caught:
+        accepted(right.replace("Is there a fracture?", question), given, of, name="teacher")
+    assert caught.value.reason is Reason.RATIONALE_CONTRADICTS
+
+
+def test_question_about_another_finding_is_turned_down() -> None:
+    of = linked_case(("nodule", BOX, "left lung"), ("mass", (200.0, 200.0, 230.0, 240.0), "liver"))
+    given = exchange("which_organ", "easy", of)
+    index = given.about[0]
+    box, organ = plain_box(of.case.lesions[index].box, 300, 300), of.links[index].organ
+    names = [lesion.label for lesion in of.case.lesions]
+    text = f"Question: Where is the {names[index]}? | Reasoning: At {box}. | Answer: {organ}"
+    assert accepted(text, given, of, name="teacher").answer == organ
+    with pytest.raises(RationaleError, match="about something else"):
+        accepted(text.replace(names[index], names[1 - index]), given, of, name="teacher")
+
+
+def test_short_form_of_a_label_is_its_own() -> None:
+    of = linked_case(("lung nodule", BOX, "left lung"))
+    text = f"Question: What is it? | Reasoning: The nodule is at {TRUE}. | Answer: lung nodule"
+    assert accepted(text, exchange(of=of), of, name="teacher").answer == "lung nodule"
+
+
+def test_equal_boxes_are_repeated_once_each() -> None:
+    of = linked_case(("nodule", BOX, "left lung"), ("nodule", BOX, "left lung"))
+    text = f"Question: How many nodules? | Reasoning: One at {TRUE}, one at {TRUE}. | Answer: 2"
+    assert accepted(text, exchange("how_many", of=of), of, name="teacher").cot == "One at <box:0>, one at <box:1>."
+
+
+def test_teacher_that_is_gone_ends_the_run() -> None:
+    problems = Problems()
+    rationales = Rationales(Scripted(TeacherError("a"), GOOD, *[TeacherError("gone")] * 3), patience=3)
+    for _ in range(4):
+        rationales.of(exchange(), linked(), PIXELS, problems)
+    with pytest.raises(DataError, match="3 questions in a row without an answer; gone"):
+        rationales.of(exchange(), linked(), PIXELS, problems)
 
 
 def test_prompt_gives_the_annotation_and_the_form() -> None:
