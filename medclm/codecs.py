@@ -50,8 +50,8 @@ class Codec:
     grid: Callable[[Size], Size]
     bins: Callable[[Box, Size], Numbers]
     places: Callable[[Numbers, Size], Box]
-    write: Callable[[Numbers, str, Size], str]
-    read: Callable[[str, Size], list[tuple[str | None, Numbers]]]
+    write: Callable[[Numbers, str], str]
+    read: Callable[[str], list[tuple[str | None, Numbers]]]
 
     def encode(self, box: Box, size: Size, label: str = "") -> str:
         """The box, clipped to the image, as text. Raises ValueError where nothing of it is inside."""
@@ -61,14 +61,14 @@ class Codec:
             raise ValueError(f"box: expected one with an inside in an image of {width} x {height}, got {box}")
         columns, rows = self.grid(size)
         cells = (x1 / width * columns, y1 / height * rows, x2 / width * columns, y2 / height * rows)
-        return self.write(self.bins(cells, (columns, rows)), re.sub(r"[<>|\[\]]", " ", label).strip(), size)
+        return self.write(self.bins(cells, (columns, rows)), re.sub(r"[<>|\[\]]", " ", label).strip())
 
     def decode(self, text: str, size: Size) -> list[Found]:
         """Every box in the text, in pixels of an image of ``size``."""
         width, height = size
         columns, rows = self.grid(size)
         found = []
-        for label, numbers in self.read(text, size):
+        for label, numbers in self.read(text):
             x1, y1, x2, y2 = self.places(numbers, (columns, rows))
             found.append((label, (x1 / columns * width, y1 / rows * height, x2 / columns * width, y2 / rows * height)))
         return found
@@ -106,14 +106,14 @@ def _square(cells: int) -> Callable[[Size], Size]:
     return lambda size: (cells, cells)
 
 
-def _labelled(pattern: str, order: Sequence[int] = (1, 2, 3, 4), label: int | None = 0) -> Callable:
+def _labelled(pattern: str, order: Sequence[int] = (1, 2, 3, 4), label: int = 0) -> Callable:
     """``order``: the groups of the pattern that hold x1, y1, x2, y2; ``label``: the group before or behind them."""
     compiled = re.compile(pattern)
 
-    def read(text: str, size: Size) -> list[tuple[str | None, Numbers]]:
+    def read(text: str) -> list[tuple[str | None, Numbers]]:
         return [
             (
-                None if label is None else ((match.groups()[label] or "").strip() or None),
+                (match.groups()[label] or "").strip() or None,
                 tuple(int(match.groups()[i]) for i in order),
             )
             for match in compiled.finditer(text)
@@ -129,35 +129,37 @@ def _json(key: str, order: Sequence[int]) -> tuple[Callable, Callable]:
     """Objects with a list under ``key``; ``order``: which of x1, y1, x2, y2 stands at each place of the list (the
     orders in use are their own inverse)."""
 
-    def write(numbers: Numbers, label: str, size: Size) -> str:
+    def write(numbers: Numbers, label: str) -> str:
         entry: dict = {key: [numbers[i] for i in order]}
         return json.dumps(entry | ({"label": label} if label else {}), ensure_ascii=False)
 
-    def read(text: str, size: Size) -> list[tuple[str | None, Numbers]]:
+    def read(text: str) -> list[tuple[str | None, Numbers]]:
         found = []
         for match in _OBJECT.finditer(text):
             try:
                 entry = json.loads(match.group())
-                numbers = [int(number) for number in entry[key]]
-                found.append((entry.get("label"), tuple(numbers[i] for i in order)))
-            except (ValueError, KeyError, TypeError, IndexError):
+                label = entry.get("label")
+                numbers = tuple(float(entry[key][i]) for i in order)
+            except (ValueError, LookupError, TypeError, AttributeError):
                 continue  # not a box: a model may write anything between braces
+            if all(map(math.isfinite, numbers)):
+                found.append((label if isinstance(label, str) else None, numbers))
         return found
 
     return write, read
 
 
-def _qwen2_vl_write(numbers: Numbers, label: str, size: Size) -> str:
+def _qwen2_vl_write(numbers: Numbers, label: str) -> str:
     x1, y1, x2, y2 = numbers
     named = f"<|object_ref_start|>{label}<|object_ref_end|>" if label else ""
     return f"{named}<|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>"
 
 
-def _internvl_write(numbers: Numbers, label: str, size: Size) -> str:
+def _internvl_write(numbers: Numbers, label: str) -> str:
     return (f"<ref>{label}</ref>" if label else "") + f"<box>[{list(numbers)}]</box>"
 
 
-def _paligemma_write(numbers: Numbers, label: str, size: Size) -> str:
+def _paligemma_write(numbers: Numbers, label: str) -> str:
     x1, y1, x2, y2 = numbers
     return "".join(f"<loc{number:04d}>" for number in (y1, x1, y2, x2)) + (f" {label}" if label else "")
 
@@ -175,7 +177,7 @@ def _florence2_places(numbers: Numbers, grid: Size) -> Box:
     return (low[0], low[1], high[0], high[1])
 
 
-def _florence2_write(numbers: Numbers, label: str, size: Size) -> str:
+def _florence2_write(numbers: Numbers, label: str) -> str:
     return label + "".join(f"<loc_{number}>" for number in numbers)
 
 
@@ -197,7 +199,7 @@ def _kosmos2_places(numbers: Numbers, grid: Size) -> Box:
     return (x1 + 0.5, y1 + 0.5, x2 + 0.5, y2 + 0.5)
 
 
-def _kosmos2_write(numbers: Numbers, label: str, size: Size) -> str:
+def _kosmos2_write(numbers: Numbers, label: str) -> str:
     x1, y1, x2, y2 = numbers
     first, last = y1 * _PATCHES + x1, y2 * _PATCHES + x2
     named = f"<phrase>{label}</phrase>" if label else ""
@@ -207,7 +209,7 @@ def _kosmos2_write(numbers: Numbers, label: str, size: Size) -> str:
 _KOSMOS2 = re.compile(r"(?:<phrase>([^<>]*)</phrase>)?<object><patch_index_(\d{4})><patch_index_(\d{4})></object>")
 
 
-def _kosmos2_read(text: str, size: Size) -> list[tuple[str | None, Numbers]]:
+def _kosmos2_read(text: str) -> list[tuple[str | None, Numbers]]:
     found = []
     for match in _KOSMOS2.finditer(text):
         (y1, x1), (y2, x2) = divmod(int(match[2]), _PATCHES), divmod(int(match[3]), _PATCHES)
@@ -218,11 +220,11 @@ def _kosmos2_read(text: str, size: Size) -> list[tuple[str | None, Numbers]]:
 _PLAIN = re.compile(r"\[\s*([01]?\.\d+|[01])\s*" + r",\s*([01]?\.\d+|[01])\s*" * 3 + r"\]")
 
 
-def _plain_write(numbers: Numbers, label: str, size: Size) -> str:
+def _plain_write(numbers: Numbers, label: str) -> str:
     return "[" + ", ".join(f"{number / 1000:.3f}" for number in numbers) + "]"
 
 
-def _plain_read(text: str, size: Size) -> list[tuple[str | None, Numbers]]:
+def _plain_read(text: str) -> list[tuple[str | None, Numbers]]:
     return [(None, tuple(1000 * float(number) for number in match.groups())) for match in _PLAIN.finditer(text)]
 
 

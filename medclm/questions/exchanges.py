@@ -146,7 +146,9 @@ def _asked(
     labels = list(dict.fromkeys(lesion.label for lesion in case.lesions))
     if shared is not None:
         labels = [label for label in labels if label in shared] or labels
-    absent = [label for label in case.absent if label not in {lesion.label for lesion in case.lesions}]
+    labels = [label for label in labels if not _vague(label)] or labels
+    present = {lesion.label for lesion in case.lesions}
+    absent = [label for label in case.absent if label not in present and not _vague(label)]
     if kind == "is_there" and absent and not (labels and pick((True, False), case.id, kind, "present")):
         return _not_there(linked, pick(absent, case.id, kind), pick(labels, case.id, kind) if labels else None, marked)
     if not labels:
@@ -155,6 +157,11 @@ def _asked(
     of_label = tuple(index for index, lesion in enumerate(case.lesions) if lesion.label == label)
     asked = _KINDS[kind](linked, label, of_label, marked, settings.partial(case.source))
     return asked if asked is not None and len(asked.about) <= settings.most_boxes else None
+
+
+def _vague(label: str) -> bool:
+    """ "other lesion": other than what a list of labels holds, which the question does not tell."""
+    return label.startswith("other ")
 
 
 def _not_there(linked: LinkedCase, label: str, other: str | None, marked: bool) -> _Asked | None:

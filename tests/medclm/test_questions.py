@@ -135,6 +135,13 @@ def test_case_without_lesions_is_asked_only_what_it_lacks() -> None:
     assert exchanges(linked_case(), None, DEFAULTS) == []
 
 
+def test_label_for_the_rest_is_not_asked_for() -> None:
+    linked = linked_case(("other lesion", BOX, "liver"), ("nodule", OTHER, "liver"), absent=("other lesion",))
+    for each in exchanges(linked, linked, DEFAULTS):
+        assert "another kind" not in each.question
+        assert each.answer != "No"
+
+
 def test_equal_over_processes_with_other_hash_seeds() -> None:
     code = (
         "from medclm_linked import linked_case; from medclm.questions import *;"
