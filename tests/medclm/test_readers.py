@@ -127,7 +127,7 @@ def test_a_box_that_is_read_lies_in_its_image(values: tuple, size: tuple[int, in
     if box is None:
         assert sum(problems.counts.values()) == 1
     else:
-        assert 0 <= box[0] < box[2] <= size[0] and 0 <= box[1] < box[3] <= size[1] and not problems
+        assert 0 <= box[0] < box[2] <= size[0] and 0 <= box[1] < box[3] <= size[1] and not problems.counts
 
 
 @pytest.mark.parametrize("pair", [(0, 5), (5, -1), ("a", 5), (None, None), (1.5, 2), (True, 3)])
