@@ -2,7 +2,7 @@
 
 Rules, for a lesion L (its mask, else its box) and an organ O:
 
-    coverage  |L and O| / |L|. The largest, among soft organs before bones; equals go to the smallest organ. The default.
+    coverage  |L and O| / |L|, the default. Soft organs before bones, the largest; equals go to the smallest organ.
     iou       |L and O| / |L or O|, the largest: what the MedCLM paper writes. Favours small organs: a nodule that lies
               in the lung but crosses a rib is in the rib.
     box_iou   IoU of the lesion's box with the box around the organ, the largest: what its author's code does.

@@ -18,6 +18,7 @@ import numpy as np
 
 from medclm.archives import cache_folder
 from medclm.organs.names import collect
+from medclm.organs.placement import fit
 from medclm.organs.source import OrganError
 from medclm.problems import DataError, Reason
 
@@ -55,11 +56,8 @@ class CheXmask:
             quality, height, width = float(row[QUALITY]), int(float(row["Height"])), int(float(row["Width"]))
             if not quality >= self.minimum_dice:
                 raise OrganError(Reason.NOISY, f"{case.id}: {QUALITY} {quality:.2f} < {self.minimum_dice}")
-            if (height, width) != picture.pixels.shape[:2]:
-                raise OrganError(
-                    Reason.MASK_GRID, f"{case.id}: masks [{height}, {width}], picture {picture.pixels.shape[:2]}"
-                )
-            return collect({organ: decode(row[organ], height, width) for organ in ORGANS})
+            what, shape = f"{case.id}: {self.path.name}", picture.pixels.shape[:2]
+            return collect({organ: fit(decode(row[organ], height, width), shape, what) for organ in ORGANS})
         except ValueError as error:
             raise OrganError(Reason.MASK_UNREADABLE, f"{case.id}: {self.path.name}: {error}") from error
 

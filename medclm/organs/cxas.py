@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medclm.organs.cxas_channels import CHANNELS
 from medclm.organs.names import collect
-from medclm.organs.placement import find, resize, same_aspect
+from medclm.organs.placement import find, fit, resize
 from medclm.organs.source import OrganError
 from medclm.organs.xray_vision import read_channels
 from medclm.problems import Reason
@@ -26,7 +26,7 @@ MODEL_GRID = (512, 512)  # of the network: the whole picture, stretched
 
 @dataclass(frozen=True)
 class Cxas:
-    """The masks of ``<image>.png`` are ``<image>.json``, the folder ``<image>/``, ``<image>.npy`` or ``<image>.npz``."""
+    """The masks of ``<image>.png``: ``<image>.json``, the folder ``<image>/``, ``<image>.npy`` or ``<image>.npz``."""
 
     root: Path | None
     merge_lobes: bool = False
@@ -41,13 +41,10 @@ class Cxas:
         else:
             found = dict(zip(CHANNELS, read_channels(path, len(CHANNELS), case.id), strict=True))
         shape = picture.pixels.shape[:2]
-        fitted = {}
-        for name, mask in found.items():
-            if mask.shape != MODEL_GRID and not same_aspect(mask.shape, shape):
-                raise OrganError(
-                    Reason.MASK_GRID, f"{case.id}: {path.name}: {name}: [H, W] {mask.shape} for a picture of {shape}"
-                )
-            fitted[name] = resize(mask, shape)
+        fitted = {
+            name: resize(mask, shape) if mask.shape == MODEL_GRID else fit(mask, shape, f"{case.id}: {path.name}")
+            for name, mask in found.items()
+        }
         return collect(fitted, merge_lobes=self.merge_lobes)
 
 

@@ -37,7 +37,7 @@ _ORDINALS = {1: "st", 2: "nd", 3: "rd"}
 _VERTEBRA = re.compile(r"(?:vertebrae?) ([ctls]\d{1,2})|([ctls]\d{1,2}) vertebra")
 _RIB = re.compile(r"rib (\d{1,2})")
 _BONE = re.compile(
-    r"\b(ribs?|vertebrae?|clavicles?|scapulas?|scapulae|sternum|spine|sacrum|skull|humerus|femur|costal cartilage)\b|bone"
+    r"\b(ribs?|vertebrae?|clavicles?|scapulas?|sternum|spine|sacrum|skull|humerus|femur|costal cartilage|hip bone)\b"
 )
 _NOT_SIDED = re.compile(r"\b(atrium|ventricle|atrial appendage)\b")  # a chamber's left is not the patient's
 _LOBE = re.compile(r"^(left|right) (upper|middle|lower) lobe$")
@@ -66,7 +66,7 @@ def side(name: str) -> str | None:
 
 def is_bone(name: str) -> bool:
     """Of a canonical name. In a projection bones lie over soft organs that a lesion is more likely in."""
-    return bool(_BONE.search(name)) and "cord" not in name
+    return bool(_BONE.search(name))
 
 
 def is_organ(name: str) -> bool:

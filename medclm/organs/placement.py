@@ -27,8 +27,8 @@ def stem(path: Path) -> str:
 
 
 def find(case: Case, root: Path | None, suffixes: tuple[str, ...]) -> Path:
-    """``case.organs`` (below ``root`` where that is given), else ``root`` / the image's stem + one of ``suffixes`` ("" is
-    a folder). Raises OrganError where there is none."""
+    """``case.organs`` (below ``root`` where that is given), else ``root`` / the image's stem + one of ``suffixes``, of
+    which "" is a folder's. Raises OrganError where there is none."""
     if case.organs is not None:
         tried = [(root / case.organs) if root is not None else Path(case.organs)]
     elif root is not None:
@@ -43,14 +43,17 @@ def find(case: Case, root: Path | None, suffixes: tuple[str, ...]) -> Path:
     raise OrganError(Reason.MASK_MISSING, f"{case.id}: expected one of {', '.join(path.name for path in tried)}")
 
 
+def fit(mask: np.ndarray, shape: tuple[int, int], what: str) -> np.ndarray:
+    """bool [h, w] -> bool [H, W]: the picture may have been resized, not cropped. Raises OrganError where the two
+    differ in aspect; ``what`` names case and file."""
+    a, b = mask.shape[1] / mask.shape[0], shape[1] / shape[0]
+    if abs(a - b) > ASPECT_TOLERANCE * max(a, b):
+        raise OrganError(Reason.MASK_GRID, f"{what}: masks {list(mask.shape)} for a picture {list(shape)}")
+    return resize(mask, shape)
+
+
 def resize(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """bool [h, w] -> bool [H, W], nearest neighbour by pixel centres."""
     if mask.shape == shape:
         return mask
     return np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((shape[1], shape[0]), Image.Resampling.NEAREST)) > 0
-
-
-def same_aspect(shape: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether one of two [H, W] can be the other resized."""
-    a, b = shape[1] / shape[0], other[1] / other[0]
-    return abs(a - b) <= ASPECT_TOLERANCE * max(a, b)

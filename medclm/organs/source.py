@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SPECS = (
     "none",
     "lungs",
-    "phantom:FOLDER",
+    "phantom[:FOLDER]",
     "totalsegmentator[-v1|-v2|-mr][:PATH]",
     "cxas[:PATH]",
     "torchxrayvision[-crop][:PATH]",
@@ -32,6 +32,9 @@ class OrganError(Exception):
         super().__init__(f"{reason.value}: {what}")
         self.reason = reason
         self.what = what
+
+    def __reduce__(self) -> tuple:  # comes back whole from another process
+        return type(self), (self.reason, self.what)
 
 
 class OrganSource(Protocol):
@@ -70,7 +73,7 @@ def organ_source(spec: str, *, merge_lobes: bool = False) -> OrganSource:
         from medclm.organs.lungs import Lungs
 
         return Lungs()
-    if kind == "phantom" and root is not None:
+    if kind == "phantom":
         from medclm.organs.phantoms import Phantoms
 
         return Phantoms(root)

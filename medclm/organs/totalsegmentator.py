@@ -1,7 +1,7 @@
 """TotalSegmentator: a folder of one NIfTI file a class, or one multilabel file.
 
-The names of a multilabel file stand in it, in the Caret XML of its NIfTI extension; ids are only trusted with a version,
-because v1, v2 and MR number their organs differently.
+The names of a multilabel file stand in it, in the Caret XML of its NIfTI extension; ids are only trusted with a
+version, because v1, v2 and MR number their organs differently.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from medclm.organs.grids import Grid, read_volume
 from medclm.organs.names import canonical, collect
-from medclm.organs.placement import find, stem
+from medclm.organs.placement import find, fit, stem
 from medclm.organs.source import OrganError
 from medclm.organs.totalsegmentator_labels import LABELS
 from medclm.problems import Reason
@@ -77,17 +77,15 @@ class TotalSegmentator:
             found = read(path, self.version)
         except OrganError as error:
             raise OrganError(error.reason, f"{case.id}: {error.what}") from error
-        depth, *plane = found.grid.shape
+        what, depth = f"{case.id}: {path.name}", found.grid.shape[0]
         z = 0 if case.image.slice is None and depth == 1 else case.image.slice
-        if z is None or not 0 <= z < depth or tuple(plane) != picture.pixels.shape[:2]:
-            raise OrganError(
-                Reason.MASK_GRID,
-                f"{case.id}: {path.name}: masks [z, y, x] {found.grid.shape}, picture {picture.pixels.shape[:2]} of slice {z}",
-            )
+        if z is None or not 0 <= z < depth:
+            raise OrganError(Reason.MASK_GRID, f"{what}: no slice {z} in masks [z, y, x] {list(found.grid.shape)}")
         image = _image_grid(case.image_path())
         if image is not None and not found.grid.same_as(image):
-            raise OrganError(Reason.MASK_GRID, f"{case.id}: {path.name}: lies elsewhere than its image")
-        return collect(found.at(z), merge_lobes=self.merge_lobes)
+            raise OrganError(Reason.MASK_GRID, f"{what}: lies elsewhere than its image")
+        shape = picture.pixels.shape[:2]
+        return collect({n: fit(mask, shape, what) for n, mask in found.at(z).items()}, merge_lobes=self.merge_lobes)
 
     def _path(self, case: Case) -> Path:
         try:

@@ -56,8 +56,8 @@ class XrayVision:
 
 
 def read_channels(path: Path, count: int, case: str) -> np.ndarray:
-    """``.npy``, or the first array of an ``.npz``, [count, H, W] or [1, count, H, W] -> bool. Set is: not 0 of integers;
-    above 0.5 of probabilities; above 0 of logits (floats that leave [0, 1])."""
+    """``.npy``, or the first array of an ``.npz``: [count, H, W] or [1, count, H, W] -> bool. Set is: not 0 of
+    integers; above 0.5 of probabilities; above 0 of logits (floats that leave [0, 1])."""
     try:
         loaded = np.load(path, allow_pickle=False)
         values = loaded[loaded.files[0]] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
