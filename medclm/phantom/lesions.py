@@ -147,7 +147,7 @@ def _place(
     most = float(room.max())
     if most <= 0.0:
         return None
-    rows, columns = np.nonzero(room >= min(0.8 * radius, 0.95 * most))
+    rows, columns = np.nonzero(room >= min(1.05 * radius, 0.95 * most))
     for pick in rng.integers(0, len(rows), _TRIES):
         x, y = (np.array([columns[pick], rows[pick]]) + rng.uniform(0.0, 1.0, 2)) * step
         if all(_far(other, x, y, radius) for other in painted):
