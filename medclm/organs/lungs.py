@@ -42,10 +42,10 @@ class Lungs:
             raise ValueError(f"extent: expected one of {', '.join(EXTENTS)}; got {self.extent!r}")
 
     def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
-        if picture.modality != "CT" or picture.raw is None:
+        if case.modality != "CT" or picture.raw is None:
             raise OrganError(
                 Reason.MASK_MISSING,
-                f"{case.id}: lungs need the Hounsfield units of a CT slice, this is {picture.modality}",
+                f"{case.id}: lungs need the Hounsfield units of a CT slice, this is {case.modality}",
             )
         first, second = (
             self._grown(half, picture.spacing) for half in halves(picture.raw, picture.spacing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from medclm.phantom.views import FIELD_MM, View
 
 NUMBERS = (0.30, 0.42, 0.19, 0.09)  # how often 0, 1, 2, 3 lesions are meant
 _TRIES = 12  # places looked at before a lesion is left out
+_MOST = 0.6  # of a lesion lies in the organ that it is put into
+_SPREAD_HU = 200.0  # of what is patchy
 _COARSE = 8  # pixels a cell, where places are looked for
 
 
@@ -76,41 +79,68 @@ def _blob(
     view: View, label: str, organ: str, painted: list[Painted], texture: np.ndarray, rng: np.random.Generator
 ) -> Painted | None:
     kind = (_ABDOMEN if view.kind == "abdomen ct" else _CHEST)[label]
-    per_mm = view.size / FIELD_MM
     diameter = rng.uniform(*kind.diameter)
-    radius = 0.5 * diameter * per_mm
-    strength = rng.uniform(*(kind.xray if view.kind == "chest x-ray" else kind.ct))
+    strength = np.float32(rng.uniform(*(kind.xray if view.kind == "chest x-ray" else kind.ct)))
     waves = rng.uniform(-1.0, 1.0, (2, 4)) * kind.lobes / np.arange(1.0, 5.0) ** 0.5
-    centre = _place(view.masks[organ], radius, painted, rng)
-    if centre is None:
-        return None
-    reach = int(np.ceil(radius * (1.0 + kind.lobes) + kind.edge * per_mm)) + 2
-    y1, y2 = max(int(centre[1]) - reach, 0), min(int(centre[1]) + reach + 1, view.size)
-    x1, x2 = max(int(centre[0]) - reach, 0), min(int(centre[0]) + reach + 1, view.size)
-    dy, dx = np.mgrid[y1:y2, x1:x2].astype(np.float32) + 0.5
-    dx, dy = dx - np.float32(centre[0]), dy - np.float32(centre[1])
-    angle, distance = np.arctan2(dy, dx), np.hypot(dx, dy)
-    outline = np.ones_like(angle)
-    for order in range(4):
-        outline += waves[0, order] * np.cos((order + 2) * angle) + waves[1, order] * np.sin((order + 2) * angle)
-    alpha = np.clip(0.5 + (radius * outline - distance) / max(kind.edge * per_mm, 1.0), 0.0, 1.0)
-    whole = np.zeros(view.masks[organ].shape, bool)
-    bound = _bound(view, organ)[y1:y2, x1:x2]
-    whole[y1:y2, x1:x2] = (alpha >= 0.5) & bound
-    alpha = alpha * _grown(bound)
-    if any((whole & other.mask).any() for other in painted) or not whole.any():
-        return None
-    patch, grain = view.pixels[y1:y2, x1:x2], texture[y1:y2, x1:x2] * np.float32(kind.grain)
-    if view.kind == "chest x-ray":
-        patch += alpha * np.float32(strength) * np.clip(1.0 + 0.6 * grain, 0.3, 1.7) * _aired(patch)
-    elif kind.relative:
-        patch += alpha * (np.float32(strength) * np.clip(1.0 + 0.6 * grain, 0.2, 1.8))
+    radius = 0.5 * diameter * view.size / FIELD_MM
+    for centre in _places(view.masks[organ], radius, rng):
+        window, alpha = _shape(view.size, centre, radius, waves, kind)
+        bound = _bound(view, organ)[window]
+        inside = (alpha >= 0.5) & bound
+        mostly = (inside & view.masks[organ][window]).sum() > _MOST * inside.sum()
+        if mostly and not any((inside & other.mask[window]).any() for other in painted):
+            break
     else:
-        spread = 200.0 if label == "consolidation" else 30.0  # Hounsfield units
-        target = np.float32(strength) + grain * np.float32(spread)
-        change = target - patch
+        return None
+    alpha *= _grown(bound)
+    patch, grain = view.pixels[window], texture[window] * np.float32(kind.grain)
+    if view.kind == "chest x-ray":
+        patch += alpha * strength * np.clip(1.0 + 0.6 * grain, 0.3, 1.7) * _aired(patch)
+    elif kind.relative:
+        patch += alpha * strength * np.clip(1.0 + 0.6 * grain, 0.2, 1.8)
+    else:
+        change = strength + grain * np.float32(_SPREAD_HU) - patch
         patch += alpha * (np.maximum(change, 0.0) if view.kind == "chest ct" else change)  # lung only gets denser
-    return Painted(label, organ, whole, diameter)
+    mask = np.zeros((view.size, view.size), bool)
+    mask[window] = inside
+    return Painted(label, organ, mask, diameter)
+
+
+def _places(host: np.ndarray, radius: float, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
+    """Some (x, y) around which most of a circle lies in the host."""
+    from scipy import ndimage
+
+    step = max(min(_COARSE, host.shape[0] // 64), 1)
+    cells = host[step // 2 :: step, step // 2 :: step]
+    room = ndimage.distance_transform_edt(np.pad(cells, 1))[1:-1, 1:-1] * step
+    rows, columns = np.nonzero(room >= max(min(1.05 * radius, 0.95 * float(room.max())), 1e-6))
+    if len(rows):
+        for pick in rng.integers(0, len(rows), _TRIES):
+            x, y = (np.array([columns[pick], rows[pick]]) + rng.uniform(0.0, 1.0, 2)) * step
+            yield float(x), float(y)
+
+
+def _shape(
+    size: int,
+    centre: tuple[float, float],
+    radius: float,  # pixels
+    waves: np.ndarray,  # [2, 4]: cosines and sines of two to five lobes
+    kind: Kind,
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The part of the picture around it, and how much of each pixel there it covers, float32."""
+    edge = max(kind.edge * size / FIELD_MM, 1.0)
+    reach = int(np.ceil(radius * (1.0 + kind.lobes) + edge)) + 2
+    x, y = centre
+    rows = slice(max(int(y) - reach, 0), min(int(y) + reach + 1, size))
+    columns = slice(max(int(x) - reach, 0), min(int(x) + reach + 1, size))
+    dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + np.float32(0.5 - y)
+    dx = np.arange(columns.start, columns.stop, dtype=np.float32)[None] + np.float32(0.5 - x)
+    angle = np.arctan2(dy, dx)
+    outline = np.ones_like(angle)
+    for order, (cosine, sine) in enumerate(waves.T.astype(np.float32), start=2):
+        outline += cosine * np.cos(order * angle) + sine * np.sin(order * angle)
+    covered = np.clip(0.5 + (np.float32(radius) * outline - np.hypot(dx, dy)) / np.float32(edge), 0.0, 1.0)
+    return (rows, columns), covered.astype(np.float32)
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:
@@ -133,33 +163,6 @@ def _bound(view: View, organ: str) -> np.ndarray:
     if view.kind == "abdomen ct":
         return view.masks[organ]
     return view.masks["right lung" if organ.startswith("right") else "left lung"]
-
-
-def _place(
-    host: np.ndarray, radius: float, painted: list[Painted], rng: np.random.Generator
-) -> tuple[float, float] | None:
-    """(x, y) so that most of a circle lies in the host, away from the other lesions; None: no room was found."""
-    from scipy import ndimage
-
-    step = max(min(_COARSE, host.shape[0] // 64), 1)
-    cells = host[step // 2 :: step, step // 2 :: step]
-    room = ndimage.distance_transform_edt(np.pad(cells, 1))[1:-1, 1:-1] * step
-    most = float(room.max())
-    if most <= 0.0:
-        return None
-    rows, columns = np.nonzero(room >= min(1.05 * radius, 0.95 * most))
-    for pick in rng.integers(0, len(rows), _TRIES):
-        x, y = (np.array([columns[pick], rows[pick]]) + rng.uniform(0.0, 1.0, 2)) * step
-        if all(_far(other, x, y, radius) for other in painted):
-            return float(x), float(y)
-    return None
-
-
-def _far(other: Painted, x: float, y: float, radius: float) -> bool:
-    rows, columns = np.flatnonzero(other.mask.any(axis=1)), np.flatnonzero(other.mask.any(axis=0))
-    gap_x = max(columns[0] - x, x - columns[-1], 0.0)
-    gap_y = max(rows[0] - y, y - rows[-1], 0.0)
-    return float(np.hypot(gap_x, gap_y)) > 1.3 * radius
 
 
 def _effusion(view: View, lung: str, painted: list[Painted], rng: np.random.Generator) -> Painted | None:
