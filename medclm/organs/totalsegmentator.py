@@ -15,7 +15,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from medclm.organs.grids import Grid, read_volume
+from medclm.images import volumes
+from medclm.images.geometry import Grid
+from medclm.images.picture import ImageError
 from medclm.organs.names import canonical, collect
 from medclm.organs.placement import find, fit, stem
 from medclm.organs.source import OrganError
@@ -33,7 +35,7 @@ Corner = tuple[int, int, int]  # (z, y, x)
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One volume's organs, array [z, y, x] with axes Superior, Posterior, Left increasing.
+    """One volume's organs, arrays [z, y, x] in the one orientation of :mod:`medclm.images.geometry`.
 
     Of a multilabel file: ``labels`` (id -> name) and ``volume``. Of a folder, whose classes may overlap: ``crops``,
     name -> (corner, bool array around the organ): a hundred whole volumes would not fit into memory.
@@ -52,7 +54,7 @@ class Segmentation:
         found = {}
         for name, ((top, y, x), crop) in self.crops.items():
             if 0 <= z - top < crop.shape[0]:
-                found[name] = np.zeros(self.grid.shape[1:], bool)
+                found[name] = np.zeros((self.grid.size[1], self.grid.size[0]), bool)
                 found[name][y : y + crop.shape[1], x : x + crop.shape[2]] = crop[z - top]
         return found
 
@@ -77,13 +79,13 @@ class TotalSegmentator:
             found = read(path, self.version)
         except OrganError as error:
             raise OrganError(error.reason, f"{case.id}: {error.what}") from error
-        what, depth = f"{case.id}: {path.name}", found.grid.shape[0]
+        what, depth = f"{case.id}: {path.name}", found.grid.size[2]
         z = 0 if case.image.slice is None and depth == 1 else case.image.slice
         if z is None or not 0 <= z < depth:
-            raise OrganError(Reason.MASK_GRID, f"{what}: no slice {z} in masks [z, y, x] {list(found.grid.shape)}")
+            raise OrganError(Reason.MASK_GRID, f"{what}: no slice {z} in masks of {depth} slices")
         image = _image_grid(case.image_path())
-        if image is not None and not found.grid.same_as(image):
-            raise OrganError(Reason.MASK_GRID, f"{what}: lies elsewhere than its image")
+        if image is not None and (apart := found.grid.difference(image)):
+            raise OrganError(Reason.MASK_GRID, f"{what}: on another grid than its image: {apart}")
         shape = picture.pixels.shape[:2]
         return collect({n: fit(mask, shape, what) for n, mask in found.at(z).items()}, merge_lobes=self.merge_lobes)
 
@@ -139,8 +141,8 @@ def _folder(folder: Path) -> Segmentation:
     grid, crops = None, {}
     for path in _class_files(folder):
         volume, own = _labels(path)
-        if grid is not None and not own.same_as(grid):
-            raise OrganError(Reason.MASK_GRID, f"{folder.name}/{path.name}: lies elsewhere than the classes beside it")
+        if grid is not None and (apart := own.difference(grid)):
+            raise OrganError(Reason.MASK_GRID, f"{folder.name}/{path.name}: on another grid than the rest: {apart}")
         grid = own
         mask = volume != 0
         if mask.any():
@@ -159,16 +161,17 @@ def _class_files(folder: Path) -> Iterator[Path]:
 
 def _labels(path: Path) -> tuple[np.ndarray, Grid]:
     try:
-        array, grid = read_volume(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise OrganError(Reason.MASK_UNREADABLE, f"{path.name}: {error}") from error
-    return (array if array.dtype.kind in "iub" else np.rint(array).astype(np.int32)), grid
+        volume = volumes.read(path)
+    except ImageError as error:
+        raise OrganError(Reason.MASK_UNREADABLE, error.what) from error
+    array = volume.array
+    return (array if array.dtype.kind in "iub" else np.rint(array).astype(np.int32)), volume.grid
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _image_grid(path: Path) -> Grid | None:
-    """None where the image has no place in the world."""
+    """None where the image is no volume, or cannot be read: that is not the masks' fault."""
     try:
-        return read_volume(path)[1]
-    except (OSError, ValueError, EOFError):
+        return volumes.read_grid(path) if volumes.is_volume(path) else None
+    except ImageError:
         return None

@@ -14,9 +14,9 @@ from scipy import ndimage
 
 from medclm import boxes, phantom
 from medclm.cases import Case
+from medclm.images import load
 from medclm.linking import link_case
 from medclm.organs import OrganError, organ_source
-from medclm.organs.grids import read_volume
 from medclm.phantom import ct, lesions, xray
 from medclm.phantom.views import ABDOMEN_FINDINGS, CHEST_FINDINGS, ORGANS
 from medclm.problems import DataError, Problems, Reason
@@ -42,10 +42,9 @@ def organs_of(case: Case) -> dict[str, np.ndarray]:
 
 def pixels_of(case: Case) -> np.ndarray:
     """float32 [H, W]: grey values, or Hounsfield units of a volume's slice."""
-    if case.image.slice is not None:
-        return read_volume(case.image_path())[0][case.image.slice].astype(np.float32)
-    with Image.open(case.image.path) as image:
-        return np.asarray(image, np.float32)
+    shown = load(case.image)
+    assert shown.laterality_verified == (case.image.slice is not None)
+    return shown.pixels.astype(np.float32) if shown.raw is None else shown.raw
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
+import tarfile
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from nibabel import orientations
-from organ_cases import TOTALSEGMENTATOR, case, members, picture
+from organ_cases import case, members, picture
 
+from medclm.cases import Case, ImageRef
+from medclm.images import load
 from medclm.organs import OrganError, organ_source
 from medclm.organs.totalsegmentator import TotalSegmentator, label_table, read
 from medclm.organs.totalsegmentator_labels import LABELS
 from medclm.problems import Reason
+from medclm.samples import TOTALSEGMENTATOR
 
 _SPACING = 2.0
 
@@ -123,7 +127,7 @@ def test_masks_that_lie_elsewhere_are_refused(tmp_path: Path, labels: np.ndarray
     moved = volume(labels)
     moved.affine[2, 3] += 3 * _SPACING
     nibabel.save(nibabel.Nifti1Image(np.asarray(moved.dataobj), moved.affine), tmp_path / "image.nii")
-    with pytest.raises(OrganError, match="elsewhere") as caught:
+    with pytest.raises(OrganError, match=r"3\.00 voxels apart") as caught:
         TotalSegmentator(path).masks(case(tmp_path / "image.nii", slice=2), picture(6, 8))
     assert caught.value.reason is Reason.MASK_GRID
 
@@ -172,7 +176,7 @@ def test_the_tool_s_own_output_has_left_on_the_right(
     """The CT is stored as RAS, the MR as LPS: taking array[:, :, k] of both would mirror one of them."""
     path = tmp_path / file
     path.write_bytes(members(TOTALSEGMENTATOR, f"tests/reference_files/{file}")[0])
-    assert read(path).grid.shape == shape
+    assert read(path).grid.size == shape[::-1]
     columns: dict[str, list[float]] = {right: [], left: []}
     for z in range(shape[0]):
         found = TotalSegmentator(path).masks(case(slice=z), picture(*shape[1:]))
@@ -181,3 +185,22 @@ def test_the_tool_s_own_output_has_left_on_the_right(
     assert columns[right], "no right kidney in the file"
     assert columns[left], "no left kidney in the file"
     assert max(columns[right]) < shape[2] / 2 < min(columns[left])
+
+
+def test_masks_of_a_dicom_series_lie_on_its_slices(tmp_path: Path) -> None:
+    """Image: a folder of DICOM files; masks: NIfTI, stored in the order LAS. The liver is not air."""
+    members(TOTALSEGMENTATOR)
+    with tarfile.open(TOTALSEGMENTATOR.path()) as archive:
+        for member in archive.getmembers():
+            if "/reference_files/example_ct_dicom/" in member.name or member.name.endswith("/example_seg_dicom.nii.gz"):
+                member.name = Path(member.name).name if member.name.endswith(".gz") else member.name.split("/", 3)[3]
+                archive.extract(member, tmp_path, filter="data")
+    source = organ_source(f"totalsegmentator:{tmp_path / 'example_seg_dicom.nii.gz'}")
+    values = []
+    for z in range(20):
+        ref = ImageRef(str(tmp_path / "example_ct_dicom"), slice=z)
+        shown = load(ref)
+        found = source.masks(Case("c", "s", "p", "CT", ref), shown)
+        values += [float(np.median(shown.raw[mask])) for name, mask in found.items() if name == "liver"]
+    assert len(values) > 5
+    assert 0 < min(values) <= max(values) < 200

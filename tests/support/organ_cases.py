@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from medclm.archives import Package
 from medclm.cases import Case, ImageRef
+from medclm.images import Picture
 from medclm.problems import DataError
-
-PYRADIOMICS = Package(
-    "pyradiomics==3.0.1",
-    "pyradiomics-3.0.1.tar.gz",
-    "47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5",
-    "BSD-3-Clause",
-)
-TOTALSEGMENTATOR = Package(
-    "totalsegmentator==2.18.0",
-    "totalsegmentator-2.18.0.tar.gz",
-    "5d4223ef93973bc36d710869d11e7742ead2c154c72f7f9edcaaadd5b6c4bd03",
-    "Apache-2.0",
-)
 
 
 def members(package: Package, *names: str) -> list[bytes]:
@@ -36,10 +23,9 @@ def members(package: Package, *names: str) -> list[bytes]:
     return [package.read(f"{top}/{name}") for name in names]
 
 
-def picture(height: int, width: int, **other: object) -> SimpleNamespace:
-    """What medclm.images gives, without a file."""
-    fields = {"raw": None, "spacing": None, "laterality_verified": False, "modality": None}
-    return SimpleNamespace(pixels=np.zeros((height, width), np.uint8), **(fields | other))
+def picture(height: int, width: int, **other: object) -> Picture:
+    """Black, without a file."""
+    return Picture(np.zeros((height, width), np.uint8), **other)
 
 
 def case(
