@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,9 +152,12 @@ def _build(path: Path, id_at: int) -> np.ndarray:
 
 def _save(path: Path, table: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        np.save(file, table)
-    os.replace(file.name, path)
+    fresh = path.with_name(f".{uuid.uuid4().hex}.npy")
+    try:
+        np.save(fresh, table)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 class _Lines:

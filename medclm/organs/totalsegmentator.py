@@ -102,7 +102,7 @@ class TotalSegmentator:
 @lru_cache(maxsize=2)  # a few slices of one volume come after one another
 def read(path: Path, version: str | None = None) -> Segmentation:
     """Raises OrganError where a file cannot be read, where grids differ within a folder, or where a multilabel file
-    has neither names nor a version."""
+    has neither names nor a version. Remembered by path: files do not change while they are converted."""
     return _folder(path) if path.is_dir() else _multilabel(path, version)
 
 
@@ -110,6 +110,8 @@ def label_table(path: Path) -> dict[int, str]:
     """id -> name out of the file's Caret extension; empty where it has none."""
     import nibabel
 
+    if volumes.suffix(path) not in volumes.NIFTI:
+        return {}
     for extension in nibabel.load(path).header.extensions:
         content = extension.get_content()
         text = content if isinstance(content, bytes) else str(content).encode()

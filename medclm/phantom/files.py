@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
-import tempfile
+import uuid
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -164,6 +163,9 @@ def _volume(view: View, seed: int, rng: np.random.Generator) -> bytes:
 
 def _put(path: Path, content: bytes) -> None:
     """Whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        fresh.write_bytes(content)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

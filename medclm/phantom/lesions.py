@@ -12,6 +12,7 @@ from medclm.phantom.views import FIELD_MM, View
 NUMBERS = (0.30, 0.42, 0.19, 0.09)  # how often 0, 1, 2, 3 lesions are meant
 _TRIES = 12  # places looked at before a lesion is left out
 _MOST = 0.6  # of a lesion lies in the organ that it is put into
+_VISIBLE_GREY, _VISIBLE_HU = 8.0, 25.0  # median change: twice the usual deviation of the noise, or it is no lesion
 _SPREAD_HU = 200.0  # of what is patchy
 _COARSE = 8  # pixels a cell, where places are looked for
 
@@ -37,7 +38,7 @@ _CHEST = {
 }
 _ABDOMEN = {
     "cyst": Kind((11.0, 36.0), 1.6, 0.03, 0.0, ct=(-2.0, 14.0)),
-    "mass": Kind((13.0, 38.0), 3.0, 0.15, 0.5, ct=(-48.0, -24.0), relative=True),
+    "mass": Kind((13.0, 38.0), 3.0, 0.15, 0.5, ct=(-52.0, -30.0), relative=True),
     "calcification": Kind((5.0, 14.0), 1.2, 0.15, 0.2, ct=(260.0, 520.0)),
 }
 
@@ -88,22 +89,31 @@ def _blob(
         bound = _bound(view, organ)[window]
         inside = (alpha >= 0.5) & bound
         mostly = (inside & view.masks[organ][window]).sum() > _MOST * inside.sum()
-        if mostly and not any((inside & other.mask[window]).any() for other in painted):
-            break
+        change = alpha * _grown(bound) * _change(view, window, kind, strength, texture)
+        if mostly and np.median(np.abs(change[inside])) > (
+            _VISIBLE_GREY if view.kind == "chest x-ray" else _VISIBLE_HU
+        ):
+            if not any((inside & other.mask[window]).any() for other in painted):
+                break
     else:
         return None
-    alpha *= _grown(bound)
-    patch, grain = view.pixels[window], texture[window] * np.float32(kind.grain)
-    if view.kind == "chest x-ray":
-        patch += alpha * strength * np.clip(1.0 + 0.6 * grain, 0.3, 1.7) * _aired(patch)
-    elif kind.relative:
-        patch += alpha * strength * np.clip(1.0 + 0.6 * grain, 0.2, 1.8)
-    else:
-        change = strength + grain * np.float32(_SPREAD_HU) - patch
-        patch += alpha * (np.maximum(change, 0.0) if view.kind == "chest ct" else change)  # lung only gets denser
+    view.pixels[window] += change
     mask = np.zeros((view.size, view.size), bool)
     mask[window] = inside
     return Painted(label, organ, mask, diameter)
+
+
+def _change(
+    view: View, window: tuple[slice, slice], kind: Kind, strength: np.float32, texture: np.ndarray
+) -> np.ndarray:
+    """What is added where the lesion covers a pixel wholly, float32."""
+    patch, grain = view.pixels[window], texture[window] * np.float32(kind.grain)
+    if view.kind == "chest x-ray":
+        return strength * np.clip(1.0 + 0.6 * grain, 0.3, 1.7) * _aired(patch)
+    if kind.relative:
+        return strength * np.clip(1.0 + 0.6 * grain, 0.2, 1.8)
+    wanted = strength + grain * np.float32(_SPREAD_HU) - patch
+    return np.maximum(wanted, 0.0) if view.kind == "chest ct" else wanted  # lung only gets denser
 
 
 def _places(host: np.ndarray, radius: float, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
@@ -144,7 +154,7 @@ def _shape(
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:
-    """By two pixels: over the soft edge of the organ, so that no seam shows there."""
+    """By two pixels: over the soft edge of an organ, so that no seam shows there."""
     grown = mask.copy()
     for axis in (0, 1):
         for shift in (-1, 1):
@@ -180,7 +190,7 @@ def _effusion(view: View, lung: str, painted: list[Painted], rng: np.random.Gene
     mask = host & (depth > 0.0)
     if not mask.any() or any((mask & other.mask).any() for other in painted):
         return None
-    alpha = (_grown(host) * np.clip(0.5 + depth / (0.012 * view.size), 0.0, 1.0)).astype(np.float32)
+    alpha = (_grown(mask) * np.clip(0.5 + depth / (0.012 * view.size), 0.0, 1.0)).astype(np.float32)
     if view.kind == "chest x-ray":
         view.pixels += alpha * np.float32(rng.uniform(58.0, 88.0)) * _aired(view.pixels)
     else:

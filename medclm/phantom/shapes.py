@@ -37,6 +37,39 @@ def ellipse(
     return closed_curve(turned + np.asarray(centre))
 
 
+class Pose:
+    """How one patient differs: everything is drawn through one change of size, place and tilt.
+
+    scale: lowest and highest (x, y). shift: shares of the edge. tilt: radians.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        scale: tuple[tuple[float, float], tuple[float, float]],
+        shift: float,
+        tilt: float = 0.0,
+    ) -> None:
+        self._rng = rng
+        self._scale = rng.uniform(*scale)
+        self._shift = rng.uniform(-shift, shift, 2)
+        self._tilt = rng.uniform(-tilt, tilt)
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:  # [N, 2]
+        x, y = ((points - 0.5) * self._scale).T
+        cos, sin = np.cos(self._tilt), np.sin(self._tilt)
+        return np.stack([x * cos - y * sin, x * sin + y * cos], axis=1) + 0.5 + self._shift
+
+    def outline(self, points: np.ndarray, by: float) -> np.ndarray:  # [N, 2] -> [8 N, 2]
+        """A smooth closed line through the points, each moved by up to ``by``."""
+        return closed_curve(self(points + self._rng.uniform(-by, by, points.shape)))
+
+    def ellipse(
+        self, centre: tuple[float, float], radii: tuple[float, float], tilt: float = 0.0, wobble: float = 0.05
+    ) -> np.ndarray:
+        return self(ellipse(centre, radii, tilt, self._rng, wobble))
+
+
 _ACROSS = np.array([-1.0, 1.0])  # (x, y) turned by a quarter is (-y, x)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from medclm.phantom import noise
-from medclm.phantom.shapes import Canvas, closed_curve, ellipse, filled, open_curve
+from medclm.phantom.shapes import Canvas, Pose, filled, open_curve
 from medclm.phantom.views import View, grid, split_lobes
 
 # Outlines through these points, from the apex down the ribs, along the diaphragm and up the mediastinum.
@@ -29,35 +29,19 @@ _LIVER = np.array([
     (0.330, 0.950), (0.150, 0.985),
 ])  # fmt: skip
 _RIBS = 9
-
-
-class _Pose:
-    """How one patient differs: everything is drawn through one change of place and size."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.scale = rng.uniform((0.88, 0.90), (1.04, 1.06))
-        self.shift = rng.uniform(-0.02, 0.02, 2)
-        self.tilt = rng.uniform(-0.04, 0.04)
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:  # [N, 2]
-        x, y = ((points - 0.5) * self.scale).T
-        cos, sin = np.cos(self.tilt), np.sin(self.tilt)
-        return np.stack([x * cos - y * sin, x * sin + y * cos], axis=1) + 0.5 + self.shift
+_ROUGH = 0.008  # of the edge, that points of an outline differ between patients
 
 
 def draw(size: int, patient: np.random.Generator, image: np.random.Generator) -> View:
     """patient: draws the anatomy; image: the vessels. Without noise: see :func:`expose`."""
-    pose = _Pose(patient)
-    jitter = lambda points, by=0.008: pose(points + patient.uniform(-by, by, points.shape))  # noqa: E731
-    right_outline, left_outline = closed_curve(jitter(_RIGHT_LUNG)), closed_curve(jitter(_LEFT_LUNG))
+    pose = Pose(patient, scale=((0.88, 0.90), (1.04, 1.06)), shift=0.02, tilt=0.04)
+    right_outline, left_outline = pose.outline(_RIGHT_LUNG, _ROUGH), pose.outline(_LEFT_LUNG, _ROUGH)
     heart_width = patient.uniform(0.115, 0.150)
-    heart_outline = pose(
-        ellipse(
-            (0.535 + 0.25 * (heart_width - 0.115), 0.635), (heart_width, 0.105), patient.uniform(0.3, 0.55), patient
-        )
+    heart_outline = pose.ellipse(
+        (0.535 + 0.25 * (heart_width - 0.115), 0.635), (heart_width, 0.105), patient.uniform(0.3, 0.55)
     )
-    body, liver = closed_curve(jitter(_BODY)), closed_curve(jitter(_LIVER))
-    stomach = pose(ellipse((0.72, 0.815), (patient.uniform(0.04, 0.07), 0.028), 0.15, patient))
+    body, liver = pose.outline(_BODY, _ROUGH), pose.outline(_LIVER, _ROUGH)
+    stomach = pose.ellipse((0.72, 0.815), (patient.uniform(0.04, 0.07), 0.028), 0.15)
     heart = filled(heart_outline, size)
     ribs = {side: Canvas(size) for side in ("right ribs", "left ribs")}
     bones = Canvas(size)
@@ -90,7 +74,7 @@ def expose(view: View, seed: int, rng: np.random.Generator) -> None:
 def _soft(
     size: int,
     outlines: tuple[np.ndarray, ...],  # of body, right lung, left lung, heart, stomach
-    pose: _Pose,
+    pose: Pose,
 ) -> np.ndarray:
     """float32 [H, W]: how much the soft parts hold back."""
     body, right, left, heart, stomach = outlines
@@ -103,7 +87,7 @@ def _soft(
     return canvas.softened(0.008, size)
 
 
-def _draw_bones(bones: Canvas, ribs: dict[str, Canvas], pose: _Pose, rng: np.random.Generator) -> None:
+def _draw_bones(bones: Canvas, ribs: dict[str, Canvas], pose: Pose, rng: np.random.Generator) -> None:
     slope, gap = rng.uniform(0.045, 0.085), rng.uniform(0.070, 0.078)
     for number in range(_RIBS):
         y = 0.125 + gap * number
