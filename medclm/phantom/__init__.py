@@ -14,7 +14,7 @@ What is drawn how often (all draws of one line are independent of those of the o
                 spleen or left kidney. An effusion lies in the whole lung
     size        uniform in mm: nodule 9-29, mass 31-62 (abdomen 13-38), consolidation 30-66, cyst 11-36, calcification
                 5-14: a nodule is one because it is smaller than 30 mm; elsewhere sizes overlap
-    contrast    uniform, down to the edge of the visible; where vessels or bones would hide it all another place is taken
+    contrast    uniform, down to the edge of the visible; where vessels or bones would hide it, another place is taken
 
 So of label, side and organ none tells another, but that a chest has no kidneys and only a lung has effusions.
 ``absent`` holds each label that is looked for in that kind of picture and is not in it.
