@@ -1,0 +1,41 @@
+"""The masks that :mod:`medclm.phantom` drew: one 16-bit PNG an image, one bit an organ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from medclm.organs.names import collect
+from medclm.organs.placement import find, fit
+from medclm.organs.source import OrganError
+from medclm.problems import Reason
+
+if TYPE_CHECKING:
+    from medclm.cases import Case
+    from medclm.images.picture import Picture
+
+NAMES_KEY = "organs"  # text chunk of the PNG: the names of the bits, from the lowest, separated by NAMES_SEPARATOR
+NAMES_SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class Phantoms:
+    """root: the phantoms' folder; None where ``case.organs`` is a whole path, as ``medclm.phantom.cases`` gives it."""
+
+    root: Path | None = None
+    name: str = "phantom"
+
+    def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
+        path = find(case, self.root, (".png",))
+        try:
+            with Image.open(path) as image:
+                names = image.info[NAMES_KEY].split(NAMES_SEPARATOR)
+                bits = np.asarray(image, dtype=np.uint16)
+        except (OSError, KeyError, UnidentifiedImageError) as error:
+            raise OrganError(Reason.MASK_UNREADABLE, f"{case.id}: {path.name}: {error!r}") from error
+        what, shape = f"{case.id}: {path.name}", picture.pixels.shape[:2]
+        return collect({name: fit((bits >> bit & 1) > 0, shape, what) for bit, name in enumerate(names)})
