@@ -23,8 +23,8 @@ from pathlib import Path
 from medclm import planning, swapping
 from medclm.cases import Case
 from medclm.convert import CONVERT_VERSION
+from medclm.privacy import hashed
 from medclm.problems import DataError, Problems
-from medclm.salts import hashed
 from medclm.schema import SCHEMA_VERSION
 from medclm.settings import Settings
 from medclm.shards import Done, Task, read_done
@@ -103,13 +103,13 @@ class Building:
         digests = []
         write_whole(fresh, lambda path: digests.append(planning.write_manifest(cases, path)))
         says = json.loads(settings.to_json()) | {
-            "salt": hashed(settings.salt, "salt"),
+            "salt": hashed("salt", salt=settings.salt),
             "annotations": digests[0],
             "schema_version": SCHEMA_VERSION,
             "convert_version": CONVERT_VERSION,
         }
         del says["teacher_cache"]
-        hash = hashed(settings.salt, "plan", json.dumps(says, sort_keys=True))
+        hash = hashed("plan", json.dumps(says, sort_keys=True), salt=settings.salt)
         if old is not None:
             _must_agree(old.says, says, self.folder)
             fresh.unlink()

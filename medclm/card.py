@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from medclm.privacy import hashed
 from medclm.problems import Problems
-from medclm.salts import hashed
 from medclm.schema import SCHEMA_VERSION
 from medclm.settings import Settings
 
@@ -73,7 +73,7 @@ def facts(counts: dict, problems: Problems, settings: Settings, plan: str) -> di
 
 def reference(example: str, salt: str) -> str:
     """Of a problem's text, which may name a file or a patient."""
-    return hashed(salt, "problem", example)[:8]
+    return hashed("problem", example, salt=salt)[:8]
 
 
 def private_report(problems: Problems, salt: str) -> dict:

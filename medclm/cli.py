@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -53,31 +53,31 @@ def convert(
     source: Annotated[str, typer.Argument(help="sample, phantom, or a reader; `medclm readers` lists them.")],
     annotations: Annotated[Path, typer.Option(help="The source's annotation file or folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the set; an older set there is replaced when this is whole.")],
-    images: Annotated[Optional[Path], typer.Option(help="Folder of the images.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     organs: Annotated[str, typer.Option(help="none, lungs, or a segmenter's name and path.")] = "none",
     window: Annotated[str, typer.Option(help="auto, or a preset: lung, soft, bone, brain, ..")] = "auto",
     max_side: Annotated[int, typer.Option(help="Longest side of stored images, pixels.")] = 512,
     rule: Annotated[str, typer.Option(help="Which organ hosts a lesion: coverage, iou, box_iou.")] = "coverage",
-    threshold: Annotated[Optional[float], typer.Option(help="Score an organ must reach; default: the rule's.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score an organ must reach; default: the rule's.")] = None,
     split: Annotated[str, typer.Option(help="Shares of train, val and test, of patients.")] = "0.8,0.1,0.1",
     keep_split: Annotated[bool, typer.Option("--keep-split", help="The source's own split where it has one.")] = False,
     stages: Annotated[str, typer.Option(help="Some of easy, medium, hard.")] = "easy,medium,hard",
-    kinds: Annotated[Optional[str], typer.Option(help="Some kinds of question; default: all.")] = None,
-    merge: Annotated[Optional[str], typer.Option(help="Of several readers' boxes: none, union, wbf, majority.")] = None,
-    option: Annotated[Optional[list[str]], typer.Option("--option", "-o", help="Of the reader: NAME=VALUE.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Some kinds of question; default: all.")] = None,
+    merge: Annotated[str | None, typer.Option(help="Of several readers' boxes: none, union, wbf, majority.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", "-o", help="Of the reader: NAME=VALUE.")] = None,
     teacher: Annotated[
         str, typer.Option(help="Who words the reasoning: template, transformers:NAME, https://host/v1#MODEL.")
     ] = "template",
-    teacher_cache: Annotated[Optional[Path], typer.Option(help="Folder of replies; default: the user's cache.")] = None,
+    teacher_cache: Annotated[Path | None, typer.Option(help="Folder of replies; default: the user's cache.")] = None,
     salt_file: Annotated[
-        Optional[Path], typer.Option(help="Text that ids and splits are hashed with; default: the user's own.")
+        Path | None, typer.Option(help="Text that ids and splits are hashed with; default: the user's own.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")] = False,
     allow_burned_in: Annotated[
         bool, typer.Option("--allow-burned-in", help="Take images marked as showing text about the patient.")
     ] = False,
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
-    workers: Annotated[Optional[int], typer.Option(help="Processes; default: one a core.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.", min=1)] = None,
     shard_cases: Annotated[int, typer.Option(help="Images a shard.")] = 256,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left.")] = False,
 ) -> None:
@@ -89,7 +89,7 @@ def convert(
     from medclm.settings import Settings
 
     problems = Problems(strict)
-    options = _options(option or []) | ({} if merge is None else {"merge": merge})
+    options = _options(source, (option or []) + ([] if merge is None else [f"merge={merge}"]))
     settings = Settings(
         window=window,
         max_side=max_side,
@@ -138,10 +138,10 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted set.")],
     out: Annotated[Path, typer.Option(help="Folder, new or empty.")],
     format: Annotated[str, typer.Option(help="llava, trl, qwen, internvl, paligemma, jsonl, webdataset, ..")],
-    codec: Annotated[Optional[str], typer.Option(help="How boxes are written; default: the format's own.")] = None,
-    split: Annotated[Optional[str], typer.Option(help="One of train, val, test; default: all.")] = None,
+    codec: Annotated[str | None, typer.Option(help="How boxes are written; default: the format's own.")] = None,
+    split: Annotated[str | None, typer.Option(help="One of train, val, test; default: all.")] = None,
     stages: Annotated[str, typer.Option(help="Some of easy, medium, hard.")] = "easy,medium,hard",
-    licences: Annotated[Optional[str], typer.Option(help="Rows of these alone, separated by commas.")] = None,
+    licences: Annotated[str | None, typer.Option(help="Rows of these alone, separated by commas.")] = None,
     by_stage: Annotated[bool, typer.Option("--by-stage", help="Files by split and stage.")] = False,
 ) -> None:
     """A set in the format of a trainer. Rows that a reviewer rejected are left out."""
@@ -203,14 +203,34 @@ def _cases(
     return phantom.cases(annotations, problems)
 
 
-def _options(given: list[str]) -> dict[str, object]:
+def _options(source: str, given: list[str]) -> dict[str, object]:
+    """NAME=VALUE -> what the reader's function takes under that name."""
     found: dict[str, object] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise DataError(f"option: expected NAME=VALUE, got {text!r}")
-        found[name.replace("-", "_")] = value
+        found[name.replace("-", "_")] = _typed(source, name.replace("-", "_"), value)
     return found
+
+
+def _typed(source: str, name: str, value: str) -> object:
+    from medclm.readers import READERS
+
+    known = READERS[source].options() if source in READERS else {}
+    if name not in known:
+        return value  # the reader says what it takes
+    kinds = str(known[name].annotation)
+    try:
+        if "bool" in kinds:
+            return {"true": True, "false": False}[value.lower()]
+        if "Path" in kinds:
+            return Path(value)
+        if "float" in kinds:
+            return float(value)
+        return int(value) if "int" in kinds else value
+    except (KeyError, ValueError):
+        raise DataError(f"option {name}: expected {kinds}, got {value!r}") from None
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -230,7 +250,8 @@ def _summary(found: dict, folder: Path) -> None:
     counts = found["counts"]
     console = Console()
     console.print(
-        f"[bold]{folder}[/bold]: {counts['rows']:,} questions, {counts['images']:,} images, {counts['patients']:,} patients"
+        f"[bold]{folder}[/bold]: {counts['rows']:,} questions, {counts['images']:,} images, "
+        f"{counts['patients']:,} patients"
     )
     for title, name in (
         ("split", "split"),

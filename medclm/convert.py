@@ -17,10 +17,10 @@ import numpy as np
 from medclm import png
 from medclm.cases import Case
 from medclm.planning import NO_LESION, domain
+from medclm.privacy import hashed
 from medclm.problems import DataError, Problems, Reason
 from medclm.regions import Region
 from medclm.resizing import resize_case, resize_mask, resize_picture, resize_region, stored_size
-from medclm.salts import hashed
 from medclm.schema import SCHEMA_VERSION
 from medclm.settings import Settings
 
@@ -170,8 +170,8 @@ def _rows(
 
     wanted = QuestionSettings(kinds=settings.kinds, stages=settings.stages)
     asked = exchanges(own.linked, None if partner is None else partner.linked, wanted, spacing=own.spacing)
-    identity = hashed(settings.salt, "case", case.source, case.id)
-    provenance = hashed(settings.salt, "provenance", _provenance(item, settings))
+    identity = hashed("case", case.source, case.id, salt=settings.salt)
+    provenance = hashed("provenance", _provenance(item, settings), salt=settings.salt)
     rationales = _rationales(settings.teacher, settings.teacher_cache)
     rows = []
     for exchange in asked:
@@ -193,10 +193,10 @@ def _row(id: str, split: str, provenance: str, exchange: Exchange, shown: Prepar
     label = labels[exchange.about[0]] if exchange.about else next(iter(labels), NO_LESION)
     return {
         "id": id,
-        "case": hashed(settings.salt, "case", case.source, case.id),
+        "case": hashed("case", case.source, case.id, salt=settings.salt),
         "source": case.source,
         "split": split,
-        "patient": hashed(settings.salt, "patient", case.source, case.patient),
+        "patient": hashed("patient", case.source, case.patient, salt=settings.salt),
         "image": {"bytes": shown.image(drawn), "path": None},
         "width": case.width,
         "height": case.height,

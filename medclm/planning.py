@@ -18,8 +18,8 @@ from typing import BinaryIO
 import numpy as np
 
 from medclm.cases import Case
+from medclm.privacy import hashed
 from medclm.problems import DataError, Problems, Reason
-from medclm.salts import digest
 from medclm.schema import SPLITS
 from medclm.settings import Settings
 
@@ -71,8 +71,8 @@ def read_places(manifest: Path, salt: str) -> Places:
             raw = json.loads(line)
             offsets.append(offset)
             offset += len(line)
-            ids += digest(salt, raw["source"], raw["id"])
-            patients += digest(salt, "patient", raw["source"], raw["patient"])[:8]
+            ids += bytes.fromhex(hashed("case", raw["source"], raw["id"], salt=salt))
+            patients += bytes.fromhex(hashed("patient", raw["source"], raw["patient"], salt=salt))[:8]
             own = raw["split"]
             if own is not None and own not in SPLITS:
                 raise DataError(f"case {raw['id']}: expected a split of {', '.join(SPLITS)}, got {own!r}")

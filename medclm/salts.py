@@ -7,14 +7,11 @@ splits again, over every set, so keep the file as you keep the source's ids.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 from pathlib import Path
 
+from medclm.privacy import new_salt
 from medclm.problems import DataError
-
-BYTES = 16  # of a hash: 32 hexadecimal digits
 
 
 def salt_file() -> Path:
@@ -30,7 +27,7 @@ def read_salt(path: Path | None = None) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f"salt.{os.getpid()}")
         with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
+            file.write(new_salt() + "\n")
         try:
             os.link(made, path)  # the first of two processes wins
         except FileExistsError:
@@ -44,17 +41,3 @@ def read_salt(path: Path | None = None) -> str:
     if len(salt) < 16:
         raise DataError(f"salt file: expected at least 16 characters in {path}, got {len(salt)}")
     return salt
-
-
-def digest(salt: str, *parts: str) -> bytes:
-    """BLAKE2b keyed with the salt, of parts that cannot run into each other."""
-    key = hashlib.blake2b(salt.encode()).digest()
-    hashed = hashlib.blake2b(digest_size=BYTES, key=key)
-    for part in parts:
-        raw = part.encode()
-        hashed.update(len(raw).to_bytes(8, "little") + raw)
-    return hashed.digest()
-
-
-def hashed(salt: str, *parts: str) -> str:
-    return digest(salt, *parts).hex()
