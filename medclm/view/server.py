@@ -67,6 +67,10 @@ def make_app(folder: Path, port: int) -> FastAPI:
             raise HTTPException(404, "no such file")
         return FileResponse(PAGE / name, media_type=FILES[name])
 
+    @app.get("/favicon.ico")
+    def icon() -> Response:
+        return Response(status_code=204)  # browsers ask for one
+
     @app.get("/api/set")
     def describe() -> dict:
         return {"name": folder.resolve().name, "rows": len(rows), "values": rows.values()}

@@ -1,9 +1,10 @@
 "use strict";
 
 const FILTERS = ["split", "stage", "kind", "label", "organ", "verdict"];
-const TITLES = { label: "lesion", verdict: "verdict" };
+const TITLES = { label: "lesion" };
 const COLOURS = [[95, 180, 232], [232, 180, 95], [180, 138, 224], [111, 207, 151], [224, 127, 143], [159, 176, 192]];
 const $ = (id) => document.getElementById(id);
+const filter = (name) => $(`filter-${name}`);
 
 let row = null;
 let at = 0;
@@ -24,7 +25,7 @@ async function get(path, options) {
 
 function chosen() {
   const found = {};
-  for (const name of FILTERS) if ($(name).value) found[name] = $(name).value;
+  for (const name of FILTERS) if (filter(name).value) found[name] = filter(name).value;
   return found;
 }
 
@@ -40,7 +41,7 @@ async function start() {
   const address = new URLSearchParams(location.hash.slice(1));
   for (const name of FILTERS) {
     const select = element("select");
-    select.id = name;
+    select.id = `filter-${name}`;
     select.setAttribute("aria-label", TITLES[name] || name);
     select.append(new Option(`any ${TITLES[name] || name}`, ""));
     for (const [value, count] of Object.entries(set.values[name])) {
@@ -59,7 +60,7 @@ async function start() {
 async function go(step) {
   const mine = ++asked;
   const filters = chosen();
-  for (const name of FILTERS) $(name).classList.toggle("set", name in filters);
+  for (const name of FILTERS) filter(name).classList.toggle("set", name in filters);
   const found = await get("/api/find?" + new URLSearchParams({ ...filters, at, step }));
   if (mine !== asked) return;
   $("empty").hidden = found.total > 0;
