@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medclm.convert import convert
-from medclm.problems import Problems
+from medclm.problems import DataError, Problems
 from medclm.schema import SCHEMA
 from medclm.settings import Settings
 from medclm.whole_files import write_whole
@@ -64,11 +64,28 @@ def read_done(folder: Path, data: Path, shard: str) -> Done | None:
 
 
 def make_shards(batch: dict[str, list]) -> dict[str, list]:
-    """``{"task": [JSON]}`` -> ``{"done": [JSON]}``: what an engine maps over the tasks, in any order, on any process.
+    """``{"task": [JSON]}`` -> ``{"done": [JSON], "error": [text]}``: what an engine maps over the tasks, in any order,
+    on any process. A DataError is a value, which every engine can carry; see :func:`finished`.
 
     Making a shard once more gives the same bytes.
     """
-    return {"done": [json.dumps(asdict(make_shard(Task(**json.loads(task))))) for task in batch["task"]]}
+    made: dict[str, list] = {"done": [], "error": []}
+    for text in batch["task"]:
+        done, error = "", ""
+        try:
+            done = json.dumps(asdict(make_shard(Task(**json.loads(text)))))
+        except DataError as raised:
+            error = str(raised)
+        made["done"].append(done)
+        made["error"].append(error)
+    return made
+
+
+def finished(done: str, error: str) -> Done:
+    """One element of what :func:`make_shards` gives. Raises the DataError that the worker met."""
+    if error:
+        raise DataError(error)
+    return Done(**json.loads(done))
 
 
 def make_shard(task: Task) -> Done:

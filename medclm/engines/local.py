@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
 from medclm.problems import DataError
-from medclm.shards import Done, Task, make_shards
+from medclm.shards import Done, Task, finished, make_shards
 
 
 def run(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
     """At most two shards a worker are handed out ahead."""
     if workers == 1:
         for task in tasks:
-            yield _finished(make_shards({"task": [task.to_json()]}))
+            yield _only(make_shards({"task": [task.to_json()]}))
         return
     waiting = iter(tasks)
     # Spawned: a forked child would inherit threads' locks from whatever the caller has imported.
@@ -32,7 +31,7 @@ def run(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 running |= {_submit(pool, task) for task in islice(waiting, len(done))}
                 for each in done:
-                    yield _finished(each.result())
+                    yield _only(each.result())
         except BrokenProcessPool:
             raise DataError(
                 "a worker died (killed, or out of memory?); the same command goes on where it stopped"
@@ -41,12 +40,12 @@ def run(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, task: Task):
+def _submit(pool: ProcessPoolExecutor, task: Task) -> Future:
     return pool.submit(make_shards, {"task": [task.to_json()]})
 
 
-def _finished(batch: dict[str, list]) -> Done:
-    return Done(**json.loads(batch["done"][0]))
+def _only(batch: dict[str, list]) -> Done:
+    return finished(batch["done"][0], batch["error"][0])
 
 
 def _start_worker() -> None:

@@ -1,4 +1,4 @@
-"""A whole conversion: the same bytes by any engine and after any interruption, and the old set until the new is whole."""
+"""A whole conversion: the same bytes by any engine and after any interruption; the old set until the new is whole."""
 
 from __future__ import annotations
 
