@@ -39,5 +39,5 @@ def test_own_file_is_read_and_never_made(tmp_path):
 
 def test_short_salt_is_refused(tmp_path):
     (tmp_path / "short").write_text("pepper\n")
-    with pytest.raises(DataError, match="expected at least 16 characters .* got 6"):
+    with pytest.raises(DataError, match=r"expected at least 16 characters .* got 6"):
         read_salt(tmp_path / "short")
