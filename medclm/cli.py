@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,7 +109,7 @@ def convert(
         reader=options,
         salt=read_salt(salt_file),
     )
-    check_settings(settings)
+    _check(settings, engine)
     cases = _cases(source, annotations, images, problems, options)
     from medclm.progress import shown
 
@@ -148,9 +149,10 @@ def export(
     from medclm.exports import export as write
 
     chosen = None if licences is None else _words(licences)
-    found = write(
-        folder, out, format, codec=codec, split=split, stages=_words(stages), licences=chosen, by_stage=by_stage
-    )
+    with _one_line():
+        found = write(
+            folder, out, format, codec=codec, split=split, stages=_words(stages), licences=chosen, by_stage=by_stage
+        )
     typer.echo(f"{out}: {sum(found['rows'].values()):,} rows")
 
 
@@ -173,14 +175,27 @@ def info(folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted
     _summary(sets.facts(folder), folder)
 
 
-def check_settings(settings: Settings) -> None:
+def _check(settings: Settings, engine: str) -> None:
     """What a worker would stumble over is said before anything is read."""
+    from medclm.engines import ENGINES
     from medclm.organs import organ_source
     from medclm.questions import teacher
 
+    if engine not in ENGINES:
+        raise DataError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
     organ_source(settings.organs)
-    if settings.teacher.startswith("http"):
-        teacher(settings.teacher)
+    if not settings.teacher.startswith("transformers:"):  # a model is loaded where it is asked
+        with _one_line():
+            teacher(settings.teacher)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """For functions that raise ValueError for an argument which comes from the command line as it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _cases(

@@ -107,6 +107,7 @@ def test_unknown_source_and_missing_files_are_one_line(coco, tmp_path, monkeypat
         (["convert", "phantom", "--annotations", tmp_path / "no", "--out", tmp_path / "s"], "medclm phantom-data"),
         (["info", tmp_path], "expected a converted set"),
         (["export", tmp_path, "--out", tmp_path / "x", "--format", "jsonl"], "expected a converted set"),
+        (["export", tmp_path, "--out", tmp_path / "x", "--format", "excel"], "format: expected one of"),
         (["view", tmp_path], "expected a converted set"),
     ):
         code, _, err = run(monkeypatch, capsys, *words)
