@@ -79,7 +79,7 @@ def convert(
     ] = False,
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.", min=1)] = None,
-    shard_cases: Annotated[int, typer.Option(help="Images a shard.")] = 256,
+    shard_cases: Annotated[int, typer.Option(help="Images a shard.")] = 128,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left.")] = False,
 ) -> None:
     """Annotations and images become a set. Interrupted, the same command goes on where it stopped."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,7 @@ from medclm.cases import Case
 from medclm.planning import NO_LESION, domain
 from medclm.privacy import hashed
 from medclm.problems import DataError, Problems, Reason
-from medclm.regions import Region
-from medclm.resizing import resize_case, resize_mask, resize_picture, resize_region, stored_size
+from medclm.resizing import resize_case, resize_mask, resize_picture, stored_size
 from medclm.schema import SCHEMA_VERSION
 from medclm.settings import Settings
 
@@ -43,6 +42,11 @@ class Prepared:
     original: tuple[int, int]  # (width, height)
     spacing: tuple[float, float] | None = None  # mm a stored pixel, (x, y)
     encoded: dict[tuple[int, ...], bytes] = field(default_factory=dict)  # lesions whose box is drawn -> PNG
+
+    @cached_property
+    def organ_regions(self) -> list[str]:
+        """The host organ's mask of each lesion, encoded; "" without mask."""
+        return ["" if each.region is None else each.region.encode() for each in self.linked.links]
 
     def drawn(self, lesions: tuple[int, ...]) -> np.ndarray:  # uint8 [H, W, 3]
         from medclm.drawing import draw_boxes
@@ -136,7 +140,9 @@ def prepare(case: Case, settings: Settings, problems: Problems) -> Prepared | No
         picture, masks = _stored(case, scaled, picture, size, settings)
     except OrganError as error:
         problems.add(error.reason, f"{case.source} {case.id}: {error.what}")
-        return None
+        if error.reason is not Reason.MASK_MISSING:
+            return None
+        picture, masks = resize_picture(picture, size), {}  # the lesions are true without a host
     linked = link_case(
         scaled,
         masks,
@@ -211,7 +217,7 @@ def _row(id: str, split: str, provenance: str, exchange: Exchange, shown: Prepar
         "organ_score": [each.score for each in links],
         "organ_iou": [each.iou for each in links],
         "organ_coverage": [each.coverage for each in links],
-        "organ_regions": [_encoded(each.region, (case.width, case.height)) for each in links],
+        "organ_regions": shown.organ_regions,
         "host_rule": settings.rule,
         "kind": exchange.kind,
         "stage": exchange.stage,
@@ -225,13 +231,6 @@ def _row(id: str, split: str, provenance: str, exchange: Exchange, shown: Prepar
         "licence": case.licence,
         "provenance_hash": provenance,
     }
-
-
-def _encoded(region: Region | None, size: tuple[int, int]) -> str:
-    if region is None:
-        return ""
-    region = resize_region(region, size)
-    return "" if region is None else region.encode()
 
 
 def _provenance(item: dict, settings: Settings) -> str:

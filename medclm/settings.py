@@ -41,7 +41,7 @@ class Settings:
     kinds: tuple[str, ...] = KINDS
     ratios: tuple[float, ...] = (0.8, 0.1, 0.1)
     keep_split: bool = False
-    shard_cases: int = 256
+    shard_cases: int = 128
     teacher: str = "template"
     teacher_cache: str | None = None
     reader: dict = field(default_factory=dict)

@@ -185,17 +185,18 @@ def test_organs_are_linked_on_the_stored_grid(cases, monkeypatch):
     assert rows[0]["organ_regions"][1] == ""
 
 
-def test_missing_masks_are_counted(cases, monkeypatch):
+@pytest.mark.parametrize(("reason", "kept"), [(Reason.MASK_MISSING, True), (Reason.MASK_GRID, False)])
+def test_bad_masks_are_counted_and_missing_ones_leave_the_lesions(cases, monkeypatch, reason, kept):
     class Nothing:
         name = "nothing"
 
         def masks(self, case, picture):
-            raise OrganError(Reason.MASK_MISSING, "no file")
+            raise OrganError(reason, "no file")
 
     monkeypatch.setattr(converting, "_organ_source", lambda spec: Nothing())
-    rows, (problems,) = converted(item(cases[0]))
-    assert rows == [[]]
-    assert problems.counts == {Reason.MASK_MISSING.value: 1}
+    (rows,), (problems,) = converted(item(cases[0]))
+    assert problems.counts == {reason.value: 1}
+    assert {organ for row in rows for organ in row["organs"]} == ({"background"} if kept else set())
 
 
 def test_provenance_follows_what_the_row_is_made_of(cases):
