@@ -65,14 +65,19 @@ class Building:
             and (self.out.is_file() or any(self.out.iterdir()))
         ):
             raise DataError(f"out: expected a new name or a converted set, got {self.out}, which is something else")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)  # names of patients
         with open(self.folder / "lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise DataError(f"out: another process is converting into {self.out}") from None
-            self._heal()
-            yield
+            try:
+                self._heal()
+                yield
+            finally:
+                if self.folder.exists() and self.plan() is None:
+                    shutil.rmtree(self.folder)  # nothing to go on with
 
     def _heal(self) -> None:
         """Puts right what a kill in the last moment left."""

@@ -45,7 +45,8 @@ def phantom_data(
     """Generated pictures with known lesions and organs; for `convert phantom`."""
     from medclm import phantom
 
-    phantom.generate(out, count=count, seed=seed, size=size)
+    with _one_line():
+        phantom.generate(out, count=count, seed=seed, size=size)
     typer.echo(f"{out}: ready; next: medclm convert phantom --annotations {out} --organs phantom:{out} --out SET")
 
 
@@ -178,14 +179,16 @@ def info(folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted
 def _check(settings: Settings, engine: str) -> None:
     """What a worker would stumble over is said before anything is read."""
     from medclm.engines import ENGINES
+    from medclm.images import windows
     from medclm.organs import organ_source
     from medclm.questions import teacher
 
     if engine not in ENGINES:
         raise DataError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
     organ_source(settings.organs)
-    if not settings.teacher.startswith("transformers:"):  # a model is loaded where it is asked
-        with _one_line():
+    with _one_line():
+        windows.check(settings.window)
+        if not settings.teacher.startswith("transformers:"):  # a model is loaded where it is asked
             teacher(settings.teacher)
 
 

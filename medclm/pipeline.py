@@ -46,6 +46,7 @@ def convert_cases(
     with room_on_disk(str(building.folder)), building.locked():
         plan = building.prepare(cases, settings, problems, restart=restart)
         if not plan.images:
+            building.clear()
             raise DataError("annotations: expected at least one case, got none")
         finished = _make_all(building, plan, settings, engine, workers, report)
         problems = Problems.from_dict(plan.problems)
@@ -53,7 +54,8 @@ def convert_cases(
             problems.merge(Problems.from_dict(done.problems))
         found = card.facts(card.count(building.data), problems, settings, plan.hash)
         _write(building.set / "README.md", card.render(found, out.name))
-        _write(out.with_name(f"{out.name}.problems.json"), _json(card.private_report(problems, settings.salt)))
+        private = out.with_name(f"{out.name}.problems.json")
+        _write(private, _json(card.private_report(problems, settings.salt)), mode=0o600)
         _write(building.set / "set.json", _json(found))
         carry_over(out, building.set)
         building.publish()
@@ -83,5 +85,9 @@ def _json(found: dict) -> str:
     return json.dumps(found, indent=2, sort_keys=True) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(text))
+def _write(path: Path, text: str, mode: int = 0o666) -> None:
+    def write(temporary: Path) -> None:
+        temporary.touch(mode)
+        temporary.write_text(text)
+
+    write_whole(path, write)

@@ -1,10 +1,10 @@
 """A converted set on disk.
 
-SET/set.json                        schema version, settings, counts, problems by reason
-SET/README.md                       the data card
-SET/data/<split>-<number>.parquet   rows of medclm.schema, one file a shard
-SET/review.jsonl                    verdicts of people, one a line: {"id", "verdict": "accept" | "reject", ...};
-                                    the last of an id counts
+    SET/set.json                        schema version, settings, counts, problems by reason
+    SET/README.md                       the data card
+    SET/data/<split>-<number>.parquet   rows of medclm.schema, one file a shard
+    SET/review.jsonl                    verdicts of people, one a line: {"id", "verdict": "accept" | "reject", ...};
+                                        the last of an id counts
 """
 
 from __future__ import annotations

@@ -86,6 +86,7 @@ def test_equal_commands_give_equal_sets_by_the_users_own_salt(coco, tmp_path, mo
         (["--rule", "nearest"], "rule: expected one of coverage, iou, box_iou, got 'nearest'"),
         (["--stages", "easy,trivial"], "stages: expected some of easy, medium, hard, got easy, trivial"),
         (["--organs", "hearts"], "organs: expected one of "),
+        (["--window", "rose"], "got 'rose'"),
         (["--engine", "spark"], "engine: expected one of local, ray, got 'spark'"),
         (["--teacher", "oracle"], "teacher: expected template, "),
         (["-o", "modality"], "option: expected NAME=VALUE, got 'modality'"),

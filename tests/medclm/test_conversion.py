@@ -267,7 +267,26 @@ def test_a_folder_that_is_no_set_is_left_alone(cases, tmp_path):
 def test_no_cases_are_refused(tmp_path):
     with pytest.raises(DataError, match="expected at least one case"):
         convert([], tmp_path / "set")
-    assert not (tmp_path / "set").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_annotations_that_cannot_be_read_leave_nothing(cases, tmp_path):
+    def broken():
+        yield cases[0]
+        raise DataError("annotations: expected 7 columns, got 6")
+
+    with pytest.raises(DataError, match="expected 7 columns"):
+        convert(broken(), tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_what_names_patients_is_for_its_owner_alone(cases, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        convert(cases, tmp_path / "set", report=stop_after(1))
+    assert (tmp_path / "set.building").stat().st_mode & 0o077 == 0
+    convert(cases, tmp_path / "set")
+    assert (tmp_path / "set.problems.json").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "set").stat().st_mode & 0o055 == 0o055
 
 
 def test_problems_of_reading_and_of_converting_are_both_counted(cases, tmp_path):

@@ -110,7 +110,8 @@ def _cpu_backends() -> tuple[Backend, ...]:
 
 
 def _gpu_backends() -> tuple[AnyBackend, ...]:
-    if why := emulated_cuda.missing():
+    module, why = emulated_cuda.load()
+    if module is None:
         print(f"the CUDA kernels are not tested: {why}")
         return ()
     return EmulatedCuda(0, 3, 1), EmulatedCuda(1, 5, 7)

@@ -15,22 +15,17 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "emulated"
 
 
-def missing() -> str | None:
-    """Why it cannot be built; None where everything is there."""
-    if importlib.util.find_spec("pybind11") is None:
-        return "pybind11 is not installed"
-    if shutil.which("cmake", path=_path()) is None or shutil.which("ninja", path=_path()) is None:
-        return "cmake or ninja is not installed"
-    return "there is no C++ compiler" if shutil.which("c++") is None else None
-
-
 @functools.cache
 def load() -> tuple[ModuleType | None, str]:
-    """The module, or why there is none. Building it takes minutes: a run without tests of it does not ask."""
-    if reason := missing():
-        return None, reason
-    import pybind11
-
+    """The module, or why there is none."""
+    try:
+        import pybind11
+    except ImportError:
+        return None, "pybind11 is not installed"
+    if shutil.which("cmake", path=_path()) is None or shutil.which("ninja", path=_path()) is None:
+        return None, "cmake or ninja is not installed"
+    if shutil.which("c++") is None:
+        return None, "there is no C++ compiler"
     BUILD.mkdir(parents=True, exist_ok=True)
     configure = [
         *("cmake", str(ROOT), "-G", "Ninja", "-DFASTGRAD_PYTHON=OFF", "-DFASTGRAD_EMULATED_CUDA=ON"),
