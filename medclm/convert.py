@@ -188,7 +188,9 @@ def _rows(
         id = f"{identity}-{exchange.kind}-{exchange.stage}"
         rows.append(_row(id, item["split"], provenance, exchange, shown, settings))
     if not rows:
-        problems.add(Reason.NOTHING_LEFT, f"{case.source} {case.id}")
+        unasked = Problems()  # no fault of the data: counted under strict, too
+        unasked.add(Reason.NOTHING_LEFT, f"{case.source} {case.id}")
+        problems.merge(unasked)
     return rows
 
 

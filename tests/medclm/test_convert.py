@@ -158,7 +158,7 @@ def test_boxes_are_clipped_and_those_outside_counted(cases):
 
 
 def test_case_without_any_question_is_counted(cases):
-    rows, (problems,) = converted(item(replace(cases[4], absent=())))
+    rows, (problems,) = converted(item(replace(cases[4], absent=())), strict=True)  # no fault of the data
     assert rows == [[]]
     assert problems.counts == {Reason.NOTHING_LEFT.value: 1}
 
