@@ -6,10 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from medclm.linking import RULES
 from medclm.problems import DataError
 from medclm.schema import KINDS, SPLITS, STAGES
-
-RULES = ("coverage", "iou", "box_iou")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from medclm.building import Building
 from medclm.problems import DataError, Problems, Reason
 
 SCRIPT = Path(__file__).parents[1] / "support" / "convert_small.py"
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), str(SCRIPT.parent)])}
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parent)])}
 
 
 def convert(cases, out: Path, problems: Problems | None = None, *, workers: int = 1, **options) -> dict:
@@ -32,6 +32,11 @@ def convert(cases, out: Path, problems: Problems | None = None, *, workers: int 
 def start(images: Path, out: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, str(SCRIPT), str(images), str(out), *more]
     return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def children_of(process: int) -> list[str]:
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [child for task in tasks for child in (task / "children").read_text().split()]
 
 
 @pytest.fixture
@@ -97,8 +102,12 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
     while len(list(done.glob("*.json"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.005)
+    children = children_of(process.pid)
     process.kill()
     process.wait()
+    while any(Path(f"/proc/{child}").exists() for child in children):  # nobody works on in the dark
+        assert time.monotonic() < deadline, f"workers {children} outlived their parent"
+        time.sleep(0.05)
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     finished = {path.stem for path in done.glob("*.json")}
@@ -194,7 +203,7 @@ def test_full_disk_is_said_and_the_old_set_stays(tmp_path):
 
 def test_a_worker_that_dies_is_said_and_the_next_run_goes_on(cases, tmp_path, monkeypatch):
     def kill(progress) -> None:
-        for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+        for child in children_of(os.getpid()):
             if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
                 os.kill(int(child), signal.SIGKILL)
 
