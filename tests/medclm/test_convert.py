@@ -45,7 +45,7 @@ def cases(tmp_path) -> list[Case]:
 
 def test_rows_fit_the_schema(cases):
     (rows,), (problems,) = converted(item(cases[0], cases[3]))
-    assert not problems
+    assert not problems.counts
     assert {row["stage"] for row in rows} == {"easy", "medium", "hard"}
     assert all(list(row) == [name for name, _ in FIELDS] for row in rows)
     assert pa.Table.from_pylist(rows, SCHEMA).num_rows == len(rows)
@@ -139,7 +139,7 @@ def test_missing_image_is_counted_once_though_it_is_also_a_partner(cases):
     rows, problems = converted(item(cases[0], gone), item(gone, cases[0]))
     assert {row["stage"] for row in rows[0]} == {"easy", "medium"}
     assert rows[1] == []
-    assert not problems[0]
+    assert not problems[0].counts
     assert problems[1].counts == {Reason.IMAGE_MISSING.value: 1}
 
 

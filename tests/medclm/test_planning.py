@@ -163,7 +163,7 @@ def test_the_first_of_two_cases_with_one_id_is_kept_and_the_other_counted(tmp_pa
 
 def test_equal_ids_of_two_sources_are_two_cases(tmp_path):
     shards, problems = items_of([make_case(0, "a"), make_case(0, "a", source="other")], tmp_path)
-    assert len(flat(shards)) == 2 and not problems
+    assert len(flat(shards)) == 2 and not problems.counts
 
 
 def test_shards_have_the_asked_size(tmp_path):
