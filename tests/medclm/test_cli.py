@@ -149,3 +149,24 @@ def test_converting_loads_no_torch():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_phantoms_are_drawn_where_there_are_none(coco, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "PHANTOMS", 6)
+    words = ["convert", "phantom", "--out", tmp_path / "set", "--workers", 1, "--split", "1,0,0", "--max-side", 128]
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 0, err
+    facts = sets.facts(tmp_path / "set")
+    assert facts["counts"]["images"] and facts["settings"]["organs"] == "phantom"
+    assert set(facts["counts"]["organ"]) - {"background"}, "no lesion got a host"
+    drawn = sorted((tmp_path / "cache" / "phantom").rglob("*"))
+    before = [path.stat().st_mtime_ns for path in drawn]
+    assert run(monkeypatch, capsys, *words)[0] == 0
+    assert [path.stat().st_mtime_ns for path in drawn] == before, "drawn a second time"
+
+
+def test_sources_say_where_their_annotations_come_from(coco, tmp_path, monkeypatch, capsys):
+    code, _, err = run(monkeypatch, capsys, "convert", "sample", "--out", tmp_path / "set")
+    assert (code, err.count("\n")) == (2, 1) and "`medclm sample-data` fetches it" in err
+    code, _, err = run(monkeypatch, capsys, "convert", "nih", "--out", tmp_path / "set")
+    assert (code, err.count("\n")) == (2, 1) and "the path of nih's annotations (--annotations)" in err

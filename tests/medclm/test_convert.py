@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from medclm.organs import FromCallable, OrganError
 from PIL import Image
 from small_cases import SALT, small_case, small_cases, small_settings
 
@@ -17,6 +16,7 @@ from medclm import convert as converting
 from medclm import png
 from medclm.cases import Case, Lesion
 from medclm.convert import convert
+from medclm.organs import FromCallable, OrganError
 from medclm.problems import DataError, Problems, Reason
 from medclm.regions import Region
 from medclm.schema import FIELDS, SCHEMA
