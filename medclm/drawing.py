@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from medclm.boxes import Box
 
@@ -28,19 +29,20 @@ def draw_boxes(
     frames of other boxes that overlap with it."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise ValueError(f"pixels: expected uint8 [H, W] or [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-    drawn = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels.copy()  # [H, W, 3]
+    drawn = np.array(Image.fromarray(pixels).convert("RGB"))  # Pillow repeats grey values faster than NumPy does
     height, width = drawn.shape[:2]
     line = thickness(width, height) if line is None else line
     insides = [_inside(box, width, height) for box in boxes]
     for i, (left, top, right, bottom) in enumerate(insides):
-        frame = np.zeros((height, width), bool)
-        frame[max(top - line, 0) : bottom + line, max(left - line, 0) : right + line] = True
-        frame[top:bottom, left:right] = False
+        x, y = max(left - line, 0), max(top - line, 0)  # of the frame's corner: what follows is counted from there
+        window = drawn[y : bottom + line, x : right + line]
+        frame = np.ones(window.shape[:2], bool)
+        frame[top - y : bottom - y, left - x : right - x] = False
         for j, (x1, y1, x2, y2) in enumerate(insides):
             apart = x2 <= left or right <= x1 or y2 <= top or bottom <= y1
             if j != i and apart:
-                frame[y1:y2, x1:x2] = False
-        drawn[frame] = colour
+                frame[max(y1 - y, 0) : max(y2 - y, 0), max(x1 - x, 0) : max(x2 - x, 0)] = False
+        window[frame] = colour
     return drawn
 
 

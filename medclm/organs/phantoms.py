@@ -38,4 +38,5 @@ class Phantoms:
         except (OSError, KeyError, UnidentifiedImageError) as error:
             raise OrganError(Reason.MASK_UNREADABLE, f"{case.id}: {path.name}: {error!r}") from error
         what, shape = f"{case.id}: {path.name}", picture.pixels.shape[:2]
-        return collect({name: fit((bits >> bit & 1) > 0, shape, what) for bit, name in enumerate(names)})
+        masks = ((name, (bits & np.uint16(1 << bit)).astype(bool)) for bit, name in enumerate(names))
+        return collect({name: fit(mask, shape, what) for name, mask in masks})
