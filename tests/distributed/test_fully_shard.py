@@ -6,9 +6,6 @@ are resumed on two and on one. A group of processes runs all of its cases: start
 
 from __future__ import annotations
 
-import signal
-import time
-
 import pytest
 import ranks
 import torch
@@ -112,22 +109,7 @@ def test_what_cannot_be_sharded_says_why(tmp_path):
 
 
 def test_a_killed_rank_ends_the_others_with_an_error(tmp_path):
-    started = tmp_path / "started"
-    processes = ranks.start("sharded_training:train_on", 3, tmp_path, str(started))
-    try:
-        deadline = time.monotonic() + 60
-        while not started.exists():
-            assert time.monotonic() < deadline and all(p.poll() is None for p in processes), "did not start to train"
-            time.sleep(0.05)
-        processes[1].send_signal(signal.SIGKILL)
-        for p in (processes[0], processes[2]):
-            output = p.communicate(timeout=40)[0]
-            assert p.returncode not in (0, -signal.SIGKILL)
-            assert "Error" in output
-    finally:
-        for p in processes:
-            p.kill()
-            p.communicate()
+    ranks.assert_others_end_with_an_error("sharded_training:train_on", 3, tmp_path)
 
 
 def test_attach_treats_shards_as_the_whole(tmp_path):

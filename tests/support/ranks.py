@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -44,6 +46,26 @@ def start(function: str, ranks: int, folder: Path, *arguments: str) -> list[subp
         )
         for rank in range(ranks)
     ]
+
+
+def assert_others_end_with_an_error(function: str, ranks: int, folder: Path) -> None:
+    """Kills a rank of ``function(rank, ranks, path)``, which makes the file ``path`` once it trains: others raise."""
+    started = folder / "started"
+    processes = start(function, ranks, folder, str(started))
+    try:
+        deadline = time.monotonic() + 60
+        while not started.exists():
+            assert time.monotonic() < deadline and all(p.poll() is None for p in processes), "did not start to train"
+            time.sleep(0.05)
+        processes[1].send_signal(signal.SIGKILL)
+        for p in (processes[0], *processes[2:]):
+            output = p.communicate(timeout=40)[0]
+            assert p.returncode not in (0, -signal.SIGKILL)
+            assert "Error" in output
+    finally:
+        for p in processes:
+            p.kill()
+            p.communicate()
 
 
 def _main() -> None:
