@@ -132,6 +132,15 @@ def test_nothing_imports_the_integrations():
     assert offenders(files, lambda name: not under(name, "fastgrad.integrations", *FRAMEWORKS)) == []
 
 
+def test_medclm_imports_public_names_of_fastgrad():
+    """And its data side, which is all there is of it yet, no torch: see also tests/medclm/test_cli.py."""
+    public = ("fastgrad", "fastgrad.optim", "fastgrad.nn", "fastgrad.distributed", "fastgrad.integrations")
+    files = layer("medclm")
+    assert files
+    assert offenders(files, lambda name: not under(name, "fastgrad") or name.rpartition(".")[0] in public) == []
+    assert offenders(files, lambda name: not under(name, "torch", "transformers"), outer_only=True) == []
+
+
 def test_optional_packages_are_imported_where_used():
     """`import fastgrad` reaches, without any call, no module that needs more than torch and numpy."""
     files = {name_of(path): path for path in layer("fastgrad")}
