@@ -212,8 +212,9 @@ def _is_there(linked: LinkedCase, label: str, of_label: tuple[int, ...], marked:
 
 
 def _how_many(linked: LinkedCase, label: str, of_label: tuple[int, ...], marked: bool, partial: bool) -> _Asked | None:
-    if partial and not marked:
-        return None
+    crowd = any(linked.case.lesions[index].attributes.get("iscrowd") == "1" for index in of_label)
+    if crowd or (partial and not marked):
+        return None  # a crowd is one region around several, of which nobody counted them
     conclusion = f"In all, {counted(spoken(label), len(of_label))}."
     return _Asked(of_label, str(len(of_label)), conclusion, label, "how_many")
 

@@ -214,6 +214,13 @@ def test_partial_annotation_is_not_counted() -> None:
     assert re.search("one abnormal|can be pointed out", by_kind(partial, "medium")["what"].question.lower())
 
 
+def test_a_crowd_is_not_counted() -> None:
+    """COCO's iscrowd: one region around several."""
+    made = exchanges(linked_case(("nodule", BOX, "left lung"), attributes={"iscrowd": "1"}), None, DEFAULTS)
+    assert {each.kind for each in made} >= {"what", "where"}
+    assert "how_many" not in {each.kind for each in made}
+
+
 def test_looks_are_told_and_grades_are_not() -> None:
     attributes = {"Margin": "Spiculated", "malignancy": "5", "texture": "5"}
     easy = by_kind(exchanges(linked_case(("nodule", BOX, "left lung"), attributes=attributes), None, DEFAULTS), "easy")

@@ -2,33 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from medclm.boxes import Box
 from medclm.cases import Case, ImageRef, Lesion
-from medclm.regions import Region
-
-
-@dataclass(frozen=True)
-class Link:
-    """The fields of medclm.linking.Link that questions read."""
-
-    organ: str
-    score: float = 1.0
-    iou: float = 0.5
-    coverage: float = 1.0
-    region: Region | None = None
-    side: str | None = None
-
-
-@dataclass(frozen=True)
-class LinkedCase:
-    """As medclm.linking.LinkedCase."""
-
-    case: Case
-    links: tuple[Link, ...]
-    organs: tuple[str, ...] = ()
-    laterality_verified: bool = False
+from medclm.linking import Link, LinkedCase
 
 
 def side(organ: str) -> str | None:
@@ -60,4 +36,4 @@ def linked_case(
         licence=licence,
     )
     organs = tuple(organ for _, _, organ in found)
-    return LinkedCase(case, tuple(Link(organ, side=side(organ)) for organ in organs), organs, verified)
+    return LinkedCase(case, tuple(Link(organ, 1.0, 0.5, 1.0, None, side(organ)) for organ in organs), organs, verified)
