@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from medclm.boxes import Box
 
@@ -29,7 +28,9 @@ def draw_boxes(
     frames of other boxes that overlap with it."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise ValueError(f"pixels: expected uint8 [H, W] or [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-    drawn = np.array(Image.fromarray(pixels).convert("RGB"))  # Pillow repeats grey values faster than NumPy does
+    drawn = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for channel in range(3):  # half the time of np.repeat, a tenth of Pillow's
+        drawn[:, :, channel] = pixels if pixels.ndim == 2 else pixels[:, :, channel]
     height, width = drawn.shape[:2]
     line = thickness(width, height) if line is None else line
     insides = [_inside(box, width, height) for box in boxes]

@@ -8,7 +8,7 @@ from bench.memory_tiers.contestants import CONTESTANTS, Contestant
 
 REFERENCE = "fp32"
 MOMENTUM_LR = 3e-4  # the best of a sweep of the reference, used by every tier that keeps a first moment
-NO_MOMENTUM_LR = None  # a tier without a first moment is swept for itself
+NO_MOMENTUM_LR = 3e-4  # the best of a sweep of the leanest tier
 
 
 @dataclass(frozen=True)
