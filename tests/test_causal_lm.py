@@ -133,6 +133,7 @@ def test_compiled_model():
     tokens = ids()
     model = model_of("Llama")
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of other tests
     compiled = torch.compile(model, backend="aot_eager")
     losses = [causal_lm_loss(compiled, tokens) for _ in range(3)]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from adamw_states import new_states
 from contract_backends import OPS, agree, needs_native, reference_running
 from contract_bits import assert_same_bits
 from contract_cases import grid, name, pairwise
@@ -92,6 +93,9 @@ def op_arguments(requires_grad: bool) -> dict[str, tuple]:
     written = [[torch.randn(5, 7), torch.randn(1100)] for _ in range(2)]  # parameters, momenta
     noise = (False, 1, 2, None, 3)  # pow2, seed, step, clock, slot
     out_of_place = (False, 1, 0, torch.tensor(2), 3)
+    adamw = torch.tensor([[0.1, 0.9, 0.99, 1e-8, 0.1, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    states = new_states([torch.randn(16, 128), torch.randn(5, 7)], torch.bfloat16, "int8", 0.9)
+    none = [torch.empty(0), torch.empty(0)]  # of no factored tensor
     return {
         "gradient_moments": ([made(5, 7), made(1100)],),
         "quantize": ([made(5, 7), made(1100)], "fp8_e4m3", "stochastic", "block", 64, *quantizing),
@@ -144,6 +148,14 @@ def op_arguments(requires_grad: bool) -> dict[str, tuple]:
         "sgd_step_": (
             *(written[0], [made(5, 7), made(1100)], written[1], hyper, None, None, "znorm", *plain),
             *("bf16", "stochastic", "none", 0, *noise, None, None, 1.0, True, False, "nearest"),
+        ),
+        "adamw_step_": (
+            *(states[name] for name in ("params", "param_scales")),
+            [made(16, 128), made(5, 7)],
+            *(states[name] for name in ("exp_avgs", "exp_avg_scales", "exp_avg_sqs", "exp_avg_sq_scales")),
+            *(none, [torch.empty(0) for _ in none], adamw, [3, 3], "int4", None, None, "znorm", *plain),
+            *("bf16", "stochastic", "none", 0, *noise, None, None, 1.0, True, False, "nearest"),
+            *(None, None, "all", None),  # no shards
         ),
     }
 

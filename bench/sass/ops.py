@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 LANE_ELEMENTS = 32  # a warp takes a tile: 8 rows of 4 columns for each lane
@@ -26,6 +26,7 @@ class Op:
     elements: int = LANE_ELEMENTS  # per lane and iteration of the main loop
     listed: bool = True
     bitwise: bool = True
+    scales: Fraction = Fraction(0)  # bytes of scales per element: every lane reads or writes the one its block shares
 
     @property
     def bytes(self) -> Fraction:
@@ -73,7 +74,7 @@ OPS: dict[str, Op] = {
         op("adamw_fp32", "4 4 4 4", "4 4 4"),
         op("adamw_bf16_int8", "2 2 1 1", "2 1 1"),
         op("adamw_bf16_fp4_factored", "2 2 1/2", "2 1/2"),
-        op("adamw_int8_factored", "2 1", "1"),
+        replace(op("adamw_int8_factored", "2 1", "1"), scales=Fraction(2)),
     )
 }
 

@@ -84,7 +84,7 @@ class Reading:
 
 def cost(reading_op: Op, path: Path, flying: int, kernel: Kernel, device: Device | None, threads: int) -> Cost:
     moved = sum(i.bytes for i in path.instructions if i.global_access)
-    unrolled = max(1, round(moved / float(reading_op.bytes * reading_op.elements)))
+    unrolled = max(1, round(moved / float((reading_op.bytes + reading_op.scales) * reading_op.elements)))
     elements = reading_op.elements * unrolled
     per_element = Fraction(moved, elements)
     if device is None:

@@ -24,7 +24,8 @@ struct BlockMemory {
 
 // ... and of one that takes steps of AdamW.
 struct AdamwMemory {
-  AdamwStep step;
+  AdamwUpdate update;  // not in registers: with a tile in them there is no room
+  bool whole;          // states and parameters can be accessed in whole runs
   TreatedTile treated[kBlockWarps];
 };
 
@@ -176,11 +177,13 @@ FG_DEVICE bool accessible_whole(const TensorWork& w) {
 }
 
 // The step of AdamW, by one thread for the block.
-FG_DEVICE AdamwUpdate adamw_now(const DeviceSweep& d, AdamwMemory& memory, int tensor) {
+FG_DEVICE void adamw_now(const DeviceSweep& d, AdamwMemory& memory, int tensor) {
   const TensorJob& job = d.jobs[tensor];
-  if (threadIdx.x == 0) memory.step = adamw_step(job.hyper, factor_of(d, tensor), age_now(d, job));
+  if (threadIdx.x == 0) {
+    memory.update = adamw_of(d, tensor, adamw_step(job.hyper, factor_of(d, tensor), age_now(d, job)));
+    memory.whole = accessible_whole(memory.update, job.lead());
+  }
   __syncthreads();
-  return adamw_of(d, tensor, memory.step);
 }
 
 template <Format F, Optimizer O>
@@ -188,27 +191,20 @@ FG_DEVICE void process_chunk(const DeviceSweep& d, BlockMemory& block, int tenso
   const TensorJob& job = d.jobs[tensor];
   TensorWork w = work_of(d, tensor, k);
   if constexpr (O == Optimizer::sgd) w.sgd = sgd_of(d, tensor);
-  AdamwMemory* adamw_memory = nullptr;
-  AdamwUpdate adamw;
-  bool adamw_whole = false;
-  if constexpr (O == Optimizer::adamw) {
-    adamw_memory = &block_memory<AdamwMemory>();
-    adamw = adamw_now(d, *adamw_memory, tensor);
-    adamw_whole = accessible_whole(adamw, job.lead());
-  }
+  if constexpr (O == Optimizer::adamw) adamw_now(d, block_memory<AdamwMemory>(), tensor);
   w.whole = accessible_whole<F, O>(w);
   if (d.sweep.scale_kind == ScaleKind::block) {
     w.quantizer.block_scales = block.block_scales[warp_number()];
     w.quantizer.block_shift = log2_of_power(d.sweep.block);
   }
-  TileSource source = source_of(d, tensor);
-  const int64_t start = chunk * kChunk;
-  const int tiles = tiles_in(job.grid() - start);
+  const int tiles = tiles_in(job.grid() - chunk * kChunk);
   LaneRange range = no_range();
   LaneCounts counts = {0u, 0u, 0u};
 #pragma unroll 1
   for (int tile = warp_number(); tile < tiles; tile += kBlockWarps) {
-    const int64_t in_grid = start + int64_t{tile} * kTile, number = job.first_tile() + chunk * kTilesPerChunk + tile;
+    // Made for every tile: kept over the loop, it and its parts would not fit into the registers.
+    const int64_t in_grid = chunk * kChunk + int64_t{tile} * kTile, number = job.first_tile() + in_grid / kTile;
+    TileSource source = source_of(d, tensor);
     source.offset = in_grid - job.lead();
     source.begin = in_grid == 0 ? job.lead() : 0;
     source.end = tile_count(job.grid(), in_grid);
@@ -217,14 +213,18 @@ FG_DEVICE void process_chunk(const DeviceSweep& d, BlockMemory& block, int tenso
     LaneTile treated;
     if (!w.whole || !source.whole() ||
         !process_whole<F, O>(w, source, number, &raw, &range, &sums, &counts, &treated)) {
-      TreatedTile* staged = O == Optimizer::adamw ? &adamw_memory->treated[warp_number()] : nullptr;
+      TreatedTile* staged = nullptr;
+      if constexpr (O == Optimizer::adamw) staged = &block_memory<AdamwMemory>().treated[warp_number()];
       process_any<F, O>(w, source, number, &raw, &range, &sums, &counts, staged);
       if constexpr (O == Optimizer::adamw) treated = staged->load();
     }
-    if constexpr (O == Optimizer::adamw) adamw_tile(adamw, source, adamw_whole && source.whole(), number, treated);
     if (lane_number() == 0) {
       block.raw[tile] = raw;
       block.sums[tile] = sums;
+    }
+    if constexpr (O == Optimizer::adamw) {
+      const AdamwMemory& memory = block_memory<AdamwMemory>();
+      adamw_tile(memory.update, source, memory.whole && source.whole(), number, treated);
     }
   }
   const uint32_t zeroed = warp_sum(counts.zeroed), saturated = warp_sum(counts.saturated);

@@ -175,9 +175,9 @@ FG_DEVICE void move_means(const DeviceSweep& d, BlockMemory& block, int tensor, 
   }
   const unsigned long long* counts = counts_of(d, tensor);
   AdamwMemory& memory = block_memory<AdamwMemory>();
-  if (block_thread() == 0) memory.step = adamw_step(job.hyper, factor_of(d, tensor), age_now(d, job));
+  if (block_thread() == 0) memory.update.step = adamw_step(job.hyper, factor_of(d, tensor), age_now(d, job));
   __syncthreads();
-  const AdamwStep step = memory.step;
+  const AdamwStep step = memory.update.step;
   float* roots = d.roots + plan.first_root;
   for (int64_t i = first + block_thread(); i < last; i += kBlockThreads) {
     const bool is_row = i < job.rows;

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,7 +77,11 @@ def exp2_f64(exponent: Tensor) -> Tensor:
 
 def square_root(x: Tensor) -> Tensor:
     """The correctly rounded root of float32 or float64. torch's own is not on every CPU, where it may be MKL's."""
-    return torch.sqrt(x) if x.is_cuda else torch.from_numpy(np.sqrt(x.numpy()))
+    if x.is_cuda:
+        return torch.sqrt(x)
+    import numpy as np  # here: `import fastgrad` needs no NumPy
+
+    return torch.from_numpy(np.sqrt(x.numpy()))
 
 
 def canonical(x: Tensor) -> Tensor:
