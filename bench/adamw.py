@@ -82,7 +82,8 @@ def first_step(work: Workspace, call: Call, result: list[Tensor], *, factored: b
         error = (moved + LR * g / (g.abs() + EPS)).abs()
         # Second moments of few bits: the root of a block's squares is off by up to a part in thirty at a first step.
         slack = LR * (2e-6 if p.dtype == torch.float32 else 0.25)
-        worst = float((error - 1.01 * gap - slack).amax())
+        # Others than ours round twice: what is left after the decay, and the difference.
+        worst = float((error - 1.6 * gap - slack).amax())
         require(worst <= 0, f"params[{i}] is off by {worst} more than a gap")
 
 

@@ -124,11 +124,14 @@ def markdown(runs: list[Run], sweeps: list[Run], plot: str | None) -> str:
     if sweeps:
         lines += ["Learning rates, each after a run of its own on another data order, whole validation part:", ""]
         lines += [*_sweep_table(sweeps), ""]
-    options = f"--seed {' '.join(sorted({str(run.settings['seed']) for run in runs}))} --steps {settings['steps']}"
+    seeds = " ".join(sorted({str(run.settings["seed"]) for run in runs}))
+    options = f"--seed {seeds} --steps {settings['steps']} --batch {settings['batch']}"
     lines += ["```"]
     for name in dict.fromkeys(run.settings["tier"] for run in sweeps):
-        rates = " ".join(f"{r.settings['lr']:g}" for r in sweeps if r.settings["tier"] == name)
-        lines += [f"python -m bench.finetune sweep --tier {name} --lr {rates} --out runs/finetune"]
+        of_tier = [r.settings for r in sweeps if r.settings["tier"] == name]
+        rates = " ".join(f"{each['lr']:g}" for each in of_tier)
+        asked = f"--steps {of_tier[0]['steps']} --batch {of_tier[0]['batch']}"
+        lines += [f"python -m bench.finetune sweep --tier {name} --lr {rates} {asked} --out runs/finetune"]
     lines += [f"python -m bench.finetune run --tier {' '.join(tiers)} {options} --out runs/finetune"]
     lines += ["python -m bench.finetune report runs/finetune --out docs/memory.md --plot docs/finetune_loss.png"]
     lines += ["```", "", f"torch {facts['torch']}, threads: {settings['threads']}."]
