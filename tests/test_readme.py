@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import torch
 from typer.testing import CliRunner
 
 from fastgrad import cli, library
@@ -11,10 +12,16 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_example_runs_and_draws(tmp_path, monkeypatch):
+def test_the_examples_run_and_draw(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:  # the second goes on with the model of the first
+        exec(compile(code, "README.md", "exec"), names)
+    torch.nn.functional.cross_entropy(names["model"](names["x"]), names["x"][:, :10].argmax(1)).backward()
+    names["released"].step()
+    assert all(p.grad is None for p in names["model"].parameters())
     assert {"std_global.png", "q_layers.png", "alpha.png"} <= {p.name for p in (tmp_path / "plots").iterdir()}
 
 
