@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 import fastgrad
 from bench.gate import Call, require, sample
+from bench.memory_tiers.contestants import BETAS, EPS
+from bench.memory_tiers.contestants import WEIGHT_DECAY as DECAY
 from bench.shapes import Workspace
 
-LR, BETAS, EPS, DECAY = 1e-3, (0.9, 0.999), 1e-8, 0.01
+LR = 1e-3
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -80,8 +82,7 @@ def first_step(work: Workspace, call: Call, result: list[Tensor], *, factored: b
             continue
         gap = 2.0 ** torch.floor(torch.log2(b.abs() + LR)) * torch.finfo(p.dtype).eps
         error = (moved + LR * g / (g.abs() + EPS)).abs()
-        # Second moments of few bits: the root of a block's squares is off by up to a part in thirty at a first step.
-        slack = LR * (2e-6 if p.dtype == torch.float32 else 0.25)
+        slack = LR * (2e-6 if p.dtype == torch.float32 else 2e-2)  # states are rounded after the step was taken
         # Others than ours round twice: what is left after the decay, and the difference.
         worst = float((error - 1.6 * gap - slack).amax())
         require(worst <= 0, f"params[{i}] is off by {worst} more than a gap")
@@ -112,5 +113,3 @@ def contestants() -> list[tuple[str, str, Callable[[Workspace], Call], Callable]
         entry("bitsandbytes AdamW8bit, bf16", "peer", bitsandbytes, bf16),
         entry("optimi AdamW, bf16 Kahan", "peer", optimis, bf16),
     ]  # fmt: skip
-
-

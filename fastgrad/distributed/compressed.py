@@ -18,7 +18,6 @@ from fastgrad.ops.sweeps import BLOCKS, FORMATS, ROUNDINGS
 from fastgrad.reference.philox import DEFAULT_SEED, PARAMETER_RANGE, SLOT_RANGE, STEP_RANGE
 
 _NONFINITE, _SUMS = 5, slice(8, 11)  # columns of the table
-_FIELDS = ("n", "sum_yy", "sum_yq", "sum_qq")  # in a header: of what a rank sent, then of the mean it made
 
 
 def compress_gradients(
@@ -195,19 +194,20 @@ class CompressedGradients:
         layout = Layout(values.numel(), self.ranks, self.format, self.block)
         if (index + 1) * self.ranks > PARAMETER_RANGE:
             raise RuntimeError(f"compress_gradients: expected at most {PARAMETER_RANGE // self.ranks} buckets")
-        errors = self._add_errors(bucket) if self.error_feedback else None
+        if self.error_feedback:
+            self._add_errors(bucket)
         messages = layout.empty(values.device)
         stored = [layout.stored(messages[r], r) for r in range(self.ranks)]
         table = self._round(layout.parts(values), stored, self.rounding, index, list(range(self.ranks)), 2 * self.rank)
-        if errors is not None:
+        if self.error_feedback:
+            errors = torch.empty_like(values, dtype=torch.float32)
             dequantize(stored, out=layout.parts(errors))
             torch.sub(values, errors, out=errors)
             self._keep_errors(bucket, errors)
         self._mark_nonfinite(stored, table)
-        sums = torch.cat([table[-1, :1], table[-1, _SUMS]])
         received = torch.empty_like(messages)
         future = Future(devices=[values.device] if values.is_cuda else None)
-        made = _Bucket(index, values, layout, future, sums, received, kept=[messages])
+        made = _Bucket(index, values, layout, future, _measured(table), received, kept=[messages])
         made.works = [dist.all_to_all_single(received, messages, group=self.group, async_op=True)]
         return made
 
@@ -228,7 +228,7 @@ class CompressedGradients:
         stored = layout.stored(message, self.rank)
         table = self._round([total], [stored], "stochastic", b.index, [self.rank], 2 * self.rank + 1)
         self._mark_nonfinite([stored], table)
-        layout.header(message).copy_(torch.cat([b.sent, table[-1, :1], table[-1, _SUMS]]))
+        layout.header(message).copy_(torch.cat([b.sent, _measured(table)]))
         b.gathered = torch.empty_like(b.received)
         b.kept = [message]
         b.works = [dist.all_gather_into_tensor(b.gathered.view(-1), message, group=self.group, async_op=True)]
@@ -290,16 +290,12 @@ class CompressedGradients:
 
     # Error feedback
 
-    def _add_errors(self, bucket: dist.GradBucket) -> Tensor:
-        """Adds to the bucket what earlier steps rounded away; gives memory for what this one will, float32 [n]."""
-        known = [
-            (gradient, self._errors[self._names[id(p)]])
-            for p, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True)
-            if self._names[id(p)] in self._errors
-        ]
-        for gradient, error in known:
-            gradient.add_(error.view_as(gradient))
-        return torch.empty_like(bucket.buffer(), dtype=torch.float32)
+    def _add_errors(self, bucket: dist.GradBucket) -> None:
+        """Adds to the bucket what earlier steps rounded away."""
+        for p, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+            error = self._errors.get(self._names[id(p)])
+            if error is not None:
+                gradient.add_(error.view_as(gradient))
 
     def _keep_errors(self, bucket: dist.GradBucket, errors: Tensor) -> None:
         # An error is not worth keeping where there is none to be added to, and a NaN would stay for ever.
@@ -308,3 +304,7 @@ class CompressedGradients:
         for p, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
             at = gradient.storage_offset() - begin
             self._errors[self._names[id(p)]] = errors[at : at + gradient.numel()]
+
+
+def _measured(table: Tensor) -> Tensor:  # [T + 1, 16] -> float64 [4]: n and the sums of the list
+    return torch.cat([table[-1, :1], table[-1, _SUMS]])
