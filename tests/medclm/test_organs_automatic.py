@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from organ_cases import case, picture
+from organ_cases import case, picture, sample_volumes
 
 from medclm import samples
 from medclm.images import load
-from medclm.organs import organ_source
-from medclm.problems import DataError, Problems
+from medclm.organs import OrganError, organ_source
+from medclm.problems import Problems
 
 
 def test_what_has_no_masks_has_no_organs():
@@ -24,17 +24,12 @@ def test_a_ct_has_lungs_and_masks_that_it_comes_with_go_before(tmp_path):
     raw[16:48, 8:28] = raw[16:48, 36:56] = -800.0
     shown = picture(64, 64, raw=raw, spacing=(4.0, 4.0), laterality_verified=True)
     assert set(organ_source("auto").masks(case(), shown)) == {"right lung", "left lung"}
-    with pytest.raises(Exception, match=r"mask (missing|unreadable)"):
+    with pytest.raises(OrganError, match=r"mask (missing|unreadable)"):
         organ_source("auto").masks(case(organs=str(tmp_path / "none.nii.gz")), shown)
 
 
 def test_sample_volumes_have_organs_by_what_each_offers(tmp_path_factory):
-    try:
-        for package in (samples.PYRADIOMICS, samples.TOTALSEGMENTATOR):
-            package.path()
-    except DataError as error:
-        pytest.skip(f"the packages with the sample volumes cannot be fetched: {error}")
-    folder = samples.fetch(tmp_path_factory.mktemp("samples") / "volumes")
+    folder = sample_volumes(tmp_path_factory.mktemp("samples") / "volumes")
     found: dict[str, set[str]] = {}
     for each in samples.cases(folder, Problems(strict=True)):
         masks = organ_source("auto").masks(each, load(each.image))

@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from organ_cases import sample_volumes
 
 from medclm import boxes, samples
 from medclm.archives import Package
@@ -17,12 +18,7 @@ from medclm.problems import DataError, Problems
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    try:
-        for package in (samples.PYRADIOMICS, samples.TOTALSEGMENTATOR):
-            package.path()
-    except DataError as error:
-        pytest.skip(f"the packages with the sample volumes cannot be fetched: {error}")
-    return samples.fetch(tmp_path_factory.mktemp("samples") / "volumes")
+    return sample_volumes(tmp_path_factory.mktemp("samples") / "volumes")
 
 
 def test_manifest_names_every_file_and_its_bits(folder):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medclm import samples
 from medclm.archives import Package
 from medclm.cases import Case, ImageRef
 from medclm.images import Picture
@@ -21,6 +22,14 @@ def members(package: Package, *names: str) -> list[bytes]:
         pytest.skip(str(error))
     top = package.file.removesuffix(".tar.gz")
     return [package.read(f"{top}/{name}") for name in names]
+
+
+def sample_volumes(folder: Path) -> Path:
+    """The volumes of `medclm sample-data` in a new folder; skips, saying why, where they cannot be fetched."""
+    try:
+        return samples.fetch(folder)
+    except DataError as error:
+        pytest.skip(f"the packages with the sample volumes cannot be fetched: {error}")
 
 
 def picture(height: int, width: int, **other: object) -> Picture:
