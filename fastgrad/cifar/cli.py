@@ -102,13 +102,15 @@ def sweep(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders to compare")],
-    out: Annotated[Path, typer.Option(help="Folder for report.md and the plots")] = Path("report"),
+    runs: Annotated[list[Path], typer.Argument(help="Run folders to compare, or folders of them (a sweep)")],
+    out: Annotated[Path, typer.Option(help="Folder for index.html, report.md and the plots")] = Path("report"),
 ) -> None:
-    """Compare runs: a table and curves of accuracy, loss, gradient std and shrinkage."""
+    """Compare runs: a table over the seeds, curves of accuracy, loss, gradient std and shrinkage, the layers."""
     try:
-        print(f"written: {compare(runs, out)}")
-        for picture in sorted(path for folder in (out, *runs) for path in folder.rglob("*.png")):
+        page, text = compare(runs, out)
+        print(f"written: {page}")
+        print(f"written: {text}")
+        for picture in sorted(out.glob("*.png")):
             print(f"plot: {picture}")
     except (UsageError, ModuleNotFoundError) as error:
         _fail(error)

@@ -127,7 +127,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**ALLOCATOR, **os.environ, "OMP_NUM_THREADS": str(run.config.threads)},
+                env={**ALLOCATOR, **os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(run.config.threads)},
                 start_new_session=True,  # a Ctrl-C at the terminal comes once, from us
             )
 

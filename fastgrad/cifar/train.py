@@ -24,6 +24,7 @@ from fastgrad.cifar.checkpoint import RunFolder
 from fastgrad.cifar.config import Config
 from fastgrad.cifar.errors import UsageError
 from fastgrad.cifar.progress import Progress, StopRequest
+from fastgrad.cifar.runs import find
 from fastgrad.monitor import Monitor
 
 READ_EVERY = 10  # steps between two readings of loss and monitor; on a GPU each is a wait
@@ -82,7 +83,7 @@ def train(
     monitor = treatment.monitor(config, model, treated, config.epochs * len(batches))
     test_x, test_y = data.test_x.to(device), data.test_y.to(device)
 
-    facts = _facts(data, model, device)
+    facts = _facts(data, model, device, len(batches))
     at = Position(totals=torch.zeros(3, dtype=torch.float64, device=device))
     if resume:
         for remark in run.check_same_facts(facts):
@@ -139,12 +140,13 @@ def _device(config: Config) -> torch.device:
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _facts(data: datasets.Dataset, model: nn.Module, device: torch.device) -> dict[str, Any]:
+def _facts(data: datasets.Dataset, model: nn.Module, device: torch.device, steps_per_epoch: int) -> dict[str, Any]:
     """What a reader of the run wants to know beside the Config."""
     return {
         "data_name": data.name,
         "fingerprint": data.fingerprint(),
         "classes": len(data.classes),
+        "steps_per_epoch": steps_per_epoch,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -231,5 +233,5 @@ def _restore(run: RunFolder, at: Position, model: nn.Module, treated: treatment.
 
 
 def _draw(run: RunFolder, monitor: Monitor) -> None:
-    report.draw([report.read(run.path)], run.plots)
+    report.page(find([run.path])).write(run.plots)
     monitor.plot(run.plots)
