@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from fastgrad.cifar.cli import INTERRUPTED, fail, with_config_options
+from fastgrad.cifar.config import Config
+from fastgrad.cifar.errors import UsageError
 from fastgrad.replacing import replacing
 
 app = typer.Typer(
@@ -46,6 +49,51 @@ def model(
     if not all(row["holds"] for row in (*result["bounds"], *result["autoscale"]["bound"])):
         print("a measured mean lies above its bound")
         raise typer.Exit(1)
+
+
+@app.command()
+@with_config_options
+def quantizers(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="Folder for quantizers.parquet and the run")],
+    probes: Annotated[int, typer.Option(help="Steps at which it does so, the first and the last included")] = 24,
+    download: Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 if need be")] = False,
+) -> None:
+    """Train one network; at chosen steps every quantizer rounds a copy of every gradient. Training does not notice.
+
+    Formats x {stochastic, nearest, truncate} x scales {none, tensor, blocks of 32, the same with powers of two}: q,
+    norm ratio, cosine, noise, zeroed and saturated parts of every layer. Ctrl-C ends it early, with what was measured.
+    """
+    from fastgrad.cifar import data as datasets
+    from fastgrad.cifar.augment import batches_per_epoch
+    from fastgrad.cifar.train import train
+    from fastgrad.shrinkage_probe.probe import Probe, chosen_steps, quantizers
+
+    data = datasets.load(config.data, download=download, limit_train=config.limit_train)
+    total = config.epochs * batches_per_epoch(len(data.train_y), config.batch_size)
+    probe = Probe(chosen_steps(total, probes), config.seed)
+    finished = train(config, out / "run", download=download, on_gradients=probe.measure)
+    path = probe.write(out / "quantizers.parquet")
+    print(f"{len(list(quantizers()))} quantizers at {len(probe.steps)} steps; written: {path}")
+    if not finished:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder for index.html, report.md and the plots")] = Path("report"),
+    model: Annotated[Path | None, typer.Option(help="model.json of fastgrad shrinkage model")] = None,
+    quantizers: Annotated[Path | None, typer.Option(help="Folder of fastgrad shrinkage quantizers")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder of fastgrad cifar sweep shrinkage")] = None,
+) -> None:
+    """One page on shrinkage: the model, real quantizers on real gradients, and whether q predicts the slow-down."""
+    from fastgrad.shrinkage_probe import report as pages
+
+    try:
+        for path in pages.write(out, model=model, quantizers=quantizers, runs=runs):
+            print(f"written: {path}")
+    except (UsageError, ModuleNotFoundError) as error:
+        fail(error)
 
 
 def _tables(result: dict[str, Any]) -> list[Table]:
