@@ -4,8 +4,12 @@ A write goes to another name in the folder, is forced to the disk and then renam
 complete file.
 """
 
+import contextlib
 import csv
+import fcntl
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +60,30 @@ class RunFolder:
                 f"{self.path}: holds a run already; continue it with --resume or choose another --out"
             )
 
-    def begin(self, config: Config, facts: dict[str, Any]) -> None:
-        """Claim the folder for a new run."""
+    @contextlib.contextmanager
+    def held(self) -> Iterator["RunFolder"]:
+        """While this process holds the folder no other trains in it; a process that dies lets go of it.
+
+        A folder made for it that is still empty in the end, because the run was refused, is removed.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            folder = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be made ({error.strerror})") from error
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UsageError(f"{self.path}: another process is training in this folder") from error
+            yield self
+        finally:
+            os.close(folder)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    def begin(self, config: Config, facts: dict[str, Any]) -> None:
+        """Claim the folder for a new run."""
         with replacing(self.config, "w") as file:
             json.dump({"config": asdict(config), "facts": facts}, file, indent=2)
             file.write("\n")

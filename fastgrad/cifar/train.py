@@ -60,7 +60,19 @@ def train(
     on_step       is called after every step
     on_gradients  is called with step (from 0) and model between backward and step; it must not change them
     """
-    run = RunFolder(Path(out))
+    with RunFolder(Path(out)).held() as run:
+        return _train(config, run, resume, download, say, on_step, on_gradients)
+
+
+def _train(
+    config: Config,
+    run: RunFolder,
+    resume: bool,
+    download: bool,
+    say: Callable[[str], None],
+    on_step: Callable[[Position], None] | None,
+    on_gradients: Callable[[int, nn.Module], None] | None,
+) -> bool:
     if resume:
         run.check_same_config(config)
     else:

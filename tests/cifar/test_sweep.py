@@ -161,6 +161,27 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_bits(plan_file, tmp_path, 
     assert same(out / "plain-seed0", straight / "plain-seed0") and same(out / "znorm-seed0", straight / "znorm-seed0")
 
 
+def test_killed_sweep_leaves_its_runs_alone_and_a_second_one_keeps_out_of_their_way(plan_file, tmp_path):
+    words = (plan_file, "--set", "seed=0", "--set", "epochs=2000", "--methods", "plain", "--out", tmp_path / "out")
+    first = command(*words)
+    wait_for((tmp_path / "out" / "plain-seed0" / "checkpoint.pt").exists, first)
+    (child,) = children(first.pid)
+    first.kill()
+    first.wait()
+    second = command(*words)
+    said, _ = second.communicate(timeout=300)
+    try:
+        assert second.returncode == 1 and "another process is training in this folder" in said, said
+    finally:
+        os.kill(child, signal.SIGKILL)
+    third = command(*words)
+    wait_for(lambda: "resume" in Path(f"/proc/{children(third.pid)[0]}/cmdline").read_text() if children(third.pid)
+             else False, third)  # fmt: skip
+    third.send_signal(signal.SIGTERM)
+    said, _ = third.communicate(timeout=300)
+    assert third.returncode == 130 and "the same command goes on" in said, said
+
+
 def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
