@@ -144,7 +144,7 @@ def _bounded(family: str, bound: str, some: problems.Problems, steps: int, repet
 
 
 def _autoscaled(family: str, bound: str, some: problems.Problems, steps: int, repetitions: int, seed: int) -> Part:
-    # Half the problems with each rule that the bound allows would need two batches; lagged is the one people use.
+    # Of the rules that the bound allows, the one that is used; the tests run both.
     found = autoscale.experiment(
         some, AUTOSCALE_LAYERS[family], "lagged", count=steps, repetitions=repetitions, seed=seed
     )

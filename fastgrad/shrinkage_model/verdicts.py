@@ -62,7 +62,8 @@ class Measured:
     def verdicts(self, z: float) -> Array:
         """[N, M] of VERDICTS."""
         allowed = self.bound + self._rounding()
-        holds, violated = self.mean + z * self.error <= allowed, self.mean - z * self.error > allowed
+        # Said so that a mean which is not a number is a violation.
+        holds, violated = self.mean + z * self.error <= allowed, ~(self.mean - z * self.error <= allowed)
         return np.where(holds, HOLDS, np.where(violated, VIOLATED, UNDECIDED))
 
     def _rounding(self) -> Array:

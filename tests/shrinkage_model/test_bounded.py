@@ -143,6 +143,10 @@ def test_what_a_verdict_says():
     measured = Measured(np.arange(3), mean, error, np.array([[1.5, 1.1, 0.5]]), 10)
     assert measured.verdicts(3.0).tolist() == [[HOLDS, UNDECIDED, VIOLATED]]
     assert measured.below.tolist() == [[True, True, False]]
+    # a run that diverged is no run that holds
+    lost = Measured(np.arange(1), np.full((1, 1), np.nan), np.full((1, 1), np.nan), np.ones((1, 1)), 10)
+    assert lost.verdicts(5.0).tolist() == [[VIOLATED]]
+    assert not lost.below.any()
     # a value that equals its bound but for the rounding is below it
     equal = Measured(np.arange(1), np.ones((1, 1)), np.zeros((1, 1)), np.full((1, 1), 1 - 1e-15), 10)
     assert equal.verdicts(5.0).tolist() == [[HOLDS]]
