@@ -1,83 +1,134 @@
-"""SGD on g~ = alpha_t P g (autoscale: one factor, layer-wise centring) held against ``theory.projected_gradient``."""
+"""Centred gradients with one bounded multiplier per step: w <- w - eta A_t P g_t, and its bound.
+
+P subtracts from each eligible layer its mean; A_t multiplies the eligible layers by alpha_t. The multiplier is our
+reading of arXiv 2509.03677, sigma_t / sigma_1 with sigma the standard deviation over all eligible elements of g,
+clamped to [a_min, a_max]. Three ways to have it:
+
+    independent   uniform in [a_min, a_max], drawn anew: the assumption of the bound in its plainest form
+    lagged        from sigma_{t-1}: fixed before g_t is drawn, so the bound holds
+    same          from sigma_t of the very g_t that it multiplies: the bound's assumption fails
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator, SeedSequence, default_rng
 
 from fastgrad import theory
-from fastgrad.shrinkage_model.problems import Robust
-from fastgrad.shrinkage_model.simulate import mean_and_error
+from fastgrad.shrinkage_model import paths
+from fastgrad.shrinkage_model.problems import Array, Problems, generators, log_uniform
+from fastgrad.shrinkage_model.verdicts import Measured
 
-LAYERS = 2  # the weights of the problems below are so many layers of equal size
-A_MIN, A_MAX = 0.5, 1.5
-
-
-def centre(g: np.ndarray) -> np.ndarray:  # [R, d] -> [R, d]
-    """P: every layer less its mean."""
-    layers = g.reshape(len(g), LAYERS, -1)
-    return (layers - layers.mean(2, keepdims=True)).reshape(g.shape)
+RULES = ("independent", "lagged", "same")
 
 
-def autoscale(repetitions: int, seed: int) -> dict[str, Any]:
-    """bound: rows (index, k, measured, error, allowed, holds) over 20 random problems, alpha_t = sigma_{t-1} / sigma_1
-    clipped to [0.5, 1.5]; stationary: the first limit; correlation: the second."""
-    return {
-        "bound": [row for index in range(20) for row in _bound(index, repetitions, seed)],
-        "stationary": stationary(),
-        "correlation": correlation(seed),
-    }
+@dataclass(frozen=True)
+class Layers:
+    """How a gradient of d elements is cut: sizes that sum to d, and which layers are eligible."""
+
+    sizes: tuple[int, ...]
+    eligible: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) != len(self.eligible) or min(self.sizes, default=0) < 1 or not any(self.eligible):
+            raise ValueError(
+                f"layers need a size >= 1 and a flag each, one of them eligible; got {self.sizes}, {self.eligible}"
+            )
+
+    def _slices(self) -> Iterator[slice]:
+        ends = np.cumsum(self.sizes)
+        for end, size, eligible in zip(ends, self.sizes, self.eligible, strict=True):
+            if eligible:
+                yield slice(end - size, end)
+
+    def project(self, g: Array) -> Array:  # [..., d]
+        """P g: every eligible layer less its mean."""
+        if g.shape[-1] != sum(self.sizes):
+            raise ValueError(f"layers of {sum(self.sizes)} elements together, got a gradient of {g.shape[-1]}")
+        projected = g.copy()
+        for layer in self._slices():
+            projected[..., layer] -= projected[..., layer].mean(-1, keepdims=True)
+        return projected
+
+    def sigma(self, g: Array) -> Array:  # [...]
+        """Standard deviation over all eligible elements together, before centring."""
+        return np.concatenate([g[..., layer] for layer in self._slices()], axis=-1).std(-1)
+
+    def scale(self, g: Array, alpha: Array) -> Array:  # [..., d]
+        """A g: the eligible layers times alpha [...]."""
+        scaled = g.copy()
+        for layer in self._slices():
+            scaled[..., layer] *= alpha[..., None]
+        return scaled
 
 
-def _bound(index: int, repetitions: int, seed: int, steps: int = 300) -> list[dict[str, Any]]:
-    random = np.random.default_rng((seed, index, 7))
-    problem = Robust.random(random)
-    eta = random.uniform(0.1, 1) / (problem.L * A_MAX)
-    w = np.repeat(problem.start[None], repetitions, 0)
-    gap = float(problem.value(w[:1])[0])
-    squares = np.empty((steps, repetitions))
-    first = before = None  # sigma of the first step and of the step before, [R, 1]
-    for t in range(steps):
-        squares[t] = (centre(problem.gradient(w)) ** 2).sum(1)
-        g = problem.sample(w, random)
-        alpha = 1.0 if before is None else np.clip(before / first, A_MIN, A_MAX)
-        w = w - eta * alpha * centre(g)
-        before = g.std(1, keepdims=True)
-        first = before if first is None else first
-    count = np.arange(1, steps + 1)
-    mean, error = mean_and_error(np.cumsum(squares, 0) / count[:, None])
-    allowed = theory.projected_gradient(problem.L, problem.s2, A_MIN, A_MAX, eta, gap, count)
-    return [{"index": index, "k": int(k), "measured": float(mean[k - 1]), "error": float(error[k - 1]),
-             "allowed": float(allowed[k - 1]), "holds": bool(mean[k - 1] <= allowed[k - 1])}
-            for k in (1, 10, 100, steps)]  # fmt: skip
+def path(
+    problems: Problems,
+    layers: Layers,
+    rule: str,
+    a_min: Array,  # [N]
+    a_max: Array,  # [N]
+    steps: Array,  # [N, K]
+    repetitions: int,
+    rng: Generator,
+) -> Iterator[tuple[int, Array]]:
+    """``(k, w_k)`` for k = 1 .. K + 1, w_k [N, R, d]. The first alpha of ``lagged`` is 1, clamped."""
+    if rule not in RULES:
+        raise ValueError(f"rule is one of {', '.join(RULES)}; got {rule!r}")
+    low, high = a_min[:, None], a_max[:, None]
+    first = previous = None
+    w = np.repeat(problems.start[:, None], repetitions, axis=1)
+    for k in range(steps.shape[1]):
+        yield k + 1, w
+        g = problems.sample(w, rng)
+        sigma = layers.sigma(g)
+        first = sigma if first is None else first
+        if rule == "independent":
+            alpha = rng.uniform(low, high, sigma.shape)
+        else:
+            current = sigma if rule == "same" or previous is None else previous
+            alpha = np.clip(current / first, low, high)
+        previous = sigma
+        w = w - steps[:, k, None, None] * layers.scale(layers.project(g), alpha)
+    yield steps.shape[1] + 1, w
 
 
-def stationary() -> dict[str, float]:
-    """F(w) = |w - b|^2 / 2 without noise: centring keeps every layer's mean, so the iterates end where P grad F = 0 and
-    F is as large as the means demand. Full precision would end at 0."""
-    b = np.array([1.0, 2.0, 3.0, -1.0, 0.0, 4.0])
-    w = np.zeros((1, 6))
-    for _ in range(200):
-        w = w - 0.5 * centre(w - b)
-    gradient = w - b
-    return {"projected_gradient2": float((centre(gradient) ** 2).sum()), "gradient2": float((gradient**2).sum()),
-            "objective": float((gradient**2).sum() / 2)}  # fmt: skip
+@dataclass
+class Experiment:
+    """N problems under one rule against the bound on the projected gradient."""
+
+    problems: Problems
+    rule: str
+    a_min: Array  # [N]
+    a_max: Array  # [N]
+    steps: Array  # [N], eta
+    measured: Measured
 
 
-def correlation(seed: int, samples: int = 200_000) -> dict[str, float]:
-    """alpha from the same mini-batch: E[alpha g] - E[alpha] E[g] for a gradient whose large samples point one way.
-
-    In units of its standard error (|z| of the largest component): far from 0 with alpha = std(g), within a few with the
-    alpha of an independent batch (the last step's).
-    """
-    random = np.random.default_rng((seed, 11))
-    heavy = random.exponential(size=(samples, 1))
-    g = heavy * np.array([1.0, 0.5, -0.5, -1.0]) + 0.1 * random.standard_normal((samples, 4))
-    own, lagged = g.std(1), np.roll(g.std(1), 1)
-    scores = {}
-    for name, alpha in (("same_batch", own), ("lagged", lagged)):
-        product = (alpha - alpha.mean())[:, None] * (g - g.mean(0))
-        mean, error = mean_and_error(product.T)
-        scores[name] = float(np.abs(mean / error).max())
-    return scores
+def experiment(problems: Problems, layers: Layers, rule: str, *, count: int, repetitions: int, seed: int) -> Experiment:
+    """a_min from 0.2 to 1, a_max from 1 to 3; every second problem takes the largest step, 1/(L a_max)."""
+    n = len(problems.start)
+    a_min, a_max, steps = np.empty(n), np.empty(n), np.empty(n)
+    for i, rng in enumerate(generators(seed, 300, n)):
+        a_min[i], a_max[i] = log_uniform(rng, 0.2, 1), log_uniform(rng, 1, 3)
+        steps[i] = (1.0 if i % 2 == 0 else log_uniform(rng, 0.1, 1)) / (problems.L[i] * a_max[i])
+    every = np.repeat(steps[:, None], count, axis=1)
+    rng = default_rng(SeedSequence(seed, spawn_key=(1100, RULES.index(rule), len(problems.name))))
+    at = paths.checkpoints(count)
+    values = paths.mean_squared_gradients(
+        lambda w: layers.project(problems.gradient(w)),
+        path(problems, layers, rule, a_min, a_max, every, repetitions, rng),
+        every,
+        at,
+    )
+    drop = problems.gap(problems.start[:, None])[:, 0]
+    bound = [
+        theory.projected_gradient_bound(
+            float(problems.L[i]), float(problems.s2[i]), a_min[i], a_max[i], steps[i], float(drop[i]), at
+        )
+        for i in range(n)
+    ]
+    return Experiment(problems, rule, a_min, a_max, steps, Measured.of(at, values, np.array(bound)))

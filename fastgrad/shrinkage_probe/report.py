@@ -12,7 +12,7 @@ from fastgrad.cifar import report as cifar_report
 from fastgrad.cifar.errors import UsageError
 from fastgrad.cifar.runs import Group, find, group
 from fastgrad.page import Page, plain
-from fastgrad.shrinkage_model import summary
+from fastgrad.shrinkage_model import study, tables
 from fastgrad.shrinkage_probe import probe
 from fastgrad.shrinkage_probe.slowdown import Comparison, compare
 
@@ -42,20 +42,20 @@ def write(
     return page.write(out)
 
 
-def _model(page: Page, path: Path) -> None:
+def _model(page: Page, folder: Path) -> None:
+    path = folder / study.JSON
     try:
-        tables = summary.tables(json.loads(path.read_text()))
+        parts = list(tables.tables(json.loads(path.read_text())))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: not a model.json of fastgrad shrinkage model ({error})") from error
+        raise UsageError(f"{path}: not written by fastgrad shrinkage model ({error})") from error
     page.heading("The model against its bounds")
     page.paragraph(
-        "SGD on problems whose constants are known, with q drawn at every step and Gaussian rounding noise; means over "
-        "repetitions. The bounds are those of `fastgrad.theory`, (1) and (2) for strongly convex problems, (3) and (4) "
-        "for others. With a constant q and no noise the stationary error *falls* with q: it is full precision with a "
-        "smaller step. Only rounding noise makes it rise."
+        "SGD on problems whose constants are known, with q drawn at every step and rounding noise; means over "
+        "repetitions. The bounds are those of `fastgrad.theory`. With a constant q and no noise the stationary error "
+        "*falls* with q: it is full precision with a smaller step. Only rounding noise makes it rise."
     )
-    for title, header, rows in tables:
-        page.table(header, [[plain(cell) for cell in row] for row in rows], title)
+    for title, header, rows in parts:
+        page.table(tuple(map(plain, header)), [[plain(cell) for cell in row] for row in rows], plain(title))
 
 
 def _quantizers(page: Page, folder: Path) -> None:
@@ -66,12 +66,12 @@ def _quantizers(page: Page, folder: Path) -> None:
     state = "" if run.finished else f" **The run is unfinished: {len(run.rows)} of {run.config.epochs} epochs.**"
     page.heading("Real quantizers on real gradients")
     steps = np.unique(columns["step"])
+    arithmetic = "bf16 autocast" if run.config.autocast else "float32"
     page.paragraph(
-        f"{run.config.model} on {plain(str(run.facts['data_name']))}, trained in full precision for "
-        f"{run.config.epochs} epochs; copies of its gradients rounded at {len(steps)} steps.{state} Every row is the "
-        "mean over those steps; "
-        "q, norm ratio and cosine are those of all gradients as one vector, *lowest layer* is the smallest of the "
-        "layers' means."
+        f"{run.config.model} on {plain(str(run.facts['data_name']))}, trained on its own gradients ({arithmetic}) for "
+        f"{run.config.epochs} epochs; copies of them rounded at {len(steps)} steps.{state} Every row is the mean over "
+        "those steps; q, norm ratio and cosine are those of all gradients as one vector, *lowest layer* is the smallest "
+        "of the layers' means."
     )
     page.table(QUANTIZER_COLUMNS, [_quantizer_row(columns, one) for one in probe.present(columns)])
     for scale, name in (("tensor", "tensor"), ("block 32", "block")):

@@ -33,18 +33,19 @@ class Comparison:
 
 
 def pace(loss: np.ndarray, reference: np.ndarray) -> float:
-    """Median over epochs 2, 3, ... of (epoch at which ``reference`` had this loss) / epoch.
+    """Median over epochs 2, 3, ... of (time at which ``reference`` had this loss) / (time of the run).
 
-    loss, reference: training loss after epochs 1, 2, ... of the run and of full precision. Epochs whose loss the
-    reference passed before its first or reached only after its last are left out; NaN if none is left.
+    loss, reference: training loss of epochs 1, 2, ... of the run and of full precision. It is the mean over an epoch,
+    so its time is the epoch's middle: 0.5, 1.5, ... Epochs whose loss the reference passed before its first or reached
+    only after its last are left out; NaN if none is left.
     """
     # A loss that rises again would give an epoch two places on the reference: its running minimum has one.
     falling = np.minimum.accumulate(reference)
-    epochs = np.arange(1, len(reference) + 1)
+    times = np.arange(len(reference)) + 0.5
     ratios = []
-    for i, value in enumerate(loss[1:], 2):
+    for time, value in zip(times[1:], loss[1:], strict=False):
         if np.isfinite(value) and falling[-1] <= value <= falling[0]:
-            ratios.append(np.interp(-value, -falling, epochs) / i)
+            ratios.append(np.interp(-value, -falling, times) / time)
     return float(np.median(ratios)) if ratios else float("nan")
 
 

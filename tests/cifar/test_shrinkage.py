@@ -101,9 +101,10 @@ def test_chosen_steps():
 
 @pytest.mark.parametrize("q", [0.4, 0.75, 1.0, 1.3])
 def test_pace_finds_the_factor_of_a_stretched_curve(q):
-    epochs = np.arange(1, 41)
-    loss = lambda t: 2.3 * np.exp(-0.06 * t) + 0.1  # noqa: E731
-    assert pace(loss(q * epochs), loss(epochs)) == pytest.approx(q, abs=0.01)
+    """Of ten epochs, each the mean of its steps, as metrics.csv has them."""
+    t = (np.arange(1000) + 0.5) / 100
+    loss = lambda t: (2.3 * np.exp(-0.2 * t) + 0.1).reshape(10, 100).mean(1)  # noqa: E731
+    assert pace(loss(q * t), loss(t)) == pytest.approx(q, abs=0.01)
 
 
 def test_pace_of_a_run_that_never_learned_is_unknown():
@@ -133,8 +134,8 @@ def test_comparison_is_with_the_run_that_differs_in_quantization_only(runs):
 
 
 def test_report_has_all_parts_marks_what_is_unfinished_and_names_what_is_missing(probed, runs, tmp_path):
-    CliRunner().invoke(app, ["model", "--problems", "2", "--repetitions", "10", "--out", str(tmp_path)])
-    words = ["report", "--model", tmp_path / "model.json", "--quantizers", probed[0], "--runs", runs]
+    CliRunner().invoke(app, ["model", "--problems", "2", "--repetitions", "20", "--out", str(tmp_path / "model")])
+    words = ["report", "--model", tmp_path / "model", "--quantizers", probed[0], "--runs", runs]
     result = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / "all")])
     assert result.exit_code == 0, result.output
     page, text = ((tmp_path / "all" / name).read_text() for name in ("index.html", "report.md"))
@@ -151,9 +152,9 @@ def test_report_has_all_parts_marks_what_is_unfinished_and_names_what_is_missing
 def test_faults_of_the_report_are_named(tmp_path):
     with pytest.raises(UsageError, match="expected --model, --quantizers or --runs"):
         report.write(tmp_path)
-    (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"model.json: not a model.json"):
-        report.write(tmp_path / "out", model=tmp_path / "model.json")
+    (tmp_path / "shrinkage_model.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"shrinkage_model.json: not written by fastgrad shrinkage model"):
+        report.write(tmp_path / "out", model=tmp_path)
     with pytest.raises(UsageError, match="not a file of fastgrad shrinkage quantizers"):
         report.write(tmp_path / "out", quantizers=tmp_path)
     with pytest.raises(UsageError, match="no run in this folder"):
