@@ -70,8 +70,8 @@ def _quantizers(page: Page, folder: Path) -> None:
     page.paragraph(
         f"{run.config.model} on {plain(str(run.facts['data_name']))}, trained on its own gradients ({arithmetic}) for "
         f"{run.config.epochs} epochs; copies of them rounded at {len(steps)} steps.{state} Every row is the mean over "
-        "those steps; q, norm ratio and cosine are those of all gradients as one vector, *lowest layer* is the smallest "
-        "of the layers' means."
+        "those steps; q, norm ratio and cosine are those of all gradients as one vector, *lowest layer* is the "
+        "smallest of the layers' means."
     )
     page.table(QUANTIZER_COLUMNS, [_quantizer_row(columns, one) for one in probe.present(columns)])
     for scale, name in (("tensor", "tensor"), ("block 32", "block")):
