@@ -21,7 +21,7 @@ from bench.memory_tiers import report, watch
 from bench.memory_tiers.contestants import CONTESTANTS
 from bench.memory_tiers.shapes import SHAPES
 from bench.run import names
-from fastgrad.cifar.checkpoint import replacing
+from fastgrad.replacing import replacing
 
 TITLE = "Memory"
 

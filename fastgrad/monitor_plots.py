@@ -113,10 +113,10 @@ def _layers(
         axes.axhline(1.0, color="crimson", linestyle="--", linewidth=1.2, label=one, zorder=3)
     if mean:
         _label_steps(axes, steps)
-        overall = _average(np.arange(len(layers)), values.T, 1)[1][0]  # [S]
-        points, overall = _average(steps, overall[:, None], _POINTS)
+        overall = average_steps(np.arange(len(layers)), values.T, 1)[1][0]  # [S]
+        points, overall = average_steps(steps, overall[:, None], _POINTS)
         _line(axes, points, overall[:, 0], color="black", width=1.8, label="mean of layers", zorder=4)
-        steps, values = _average(steps, values, _POINTS)
+        steps, values = average_steps(steps, values, _POINTS)
     _lines(axes, steps, values, layers, log=log)
     _key(figure, [axes], layers)
     return figure
@@ -137,9 +137,9 @@ def _counts(
         with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: not quantized, no mark
             share = hits / n
             total = hits.sum(1, keepdims=True) / n.sum(1, keepdims=True)
-        points, total = _average(steps, total, _POINTS)
+        points, total = average_steps(steps, total, _POINTS)
         _line(axes, points, total[:, 0], color="black", width=1.8, label="all elements", zorder=4)
-        _lines(axes, *_average(steps, share, _POINTS), layers)
+        _lines(axes, *average_steps(steps, share, _POINTS), layers)
         axes.set_ylabel(f"{word} (% of elements)")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
         axes.set_ylim(0.0, max(axes.get_ylim()[1], 1e-4) if share[n > 0].any() else 0.01)
@@ -156,7 +156,7 @@ def _heat_map(
     label: str,
 ) -> Figure:
     """Layer by step, the colour on a log scale; cells without a positive value are grey."""
-    starts, logs = _average(steps, np.log(np.where(values > 0, values, np.nan)), _CELLS)
+    starts, logs = average_steps(steps, np.log(np.where(values > 0, values, np.nan)), _CELLS)
     cells = np.ma.masked_invalid(np.exp(logs))  # [C, L]
     # A cell reaches to the next recorded step; the last one is as wide as the one before.
     edges = np.append(starts, starts[-1] + (starts[-1] - starts[-2] if len(starts) > 1 else 1.0))
@@ -169,7 +169,7 @@ def _heat_map(
     rows = np.arange(len(layers) + 1) - 0.5
     mesh = axes.pcolormesh(edges, rows, cells.T, norm=norm, cmap="magma", rasterized=True)
     figure.colorbar(mesh, ax=axes, label=label, extend="both", extendfrac=0.02, pad=0.01)
-    names, stride = _short(layers), 1 if len(layers) <= _NAMED else -(-len(layers) // 20)
+    names, stride = short_names(layers), 1 if len(layers) <= _NAMED else -(-len(layers) // 20)
     ticks = range(0, len(layers), stride)
     axes.set_yticks(ticks, [f"{names[i]}  {i}" for i in ticks], fontsize=8)
     axes.set_ylim(len(layers) - 0.5, -0.5)
@@ -185,7 +185,7 @@ def _lines(
     log: bool = False,
 ) -> None:
     few = len(layers) <= _LEGEND
-    for i, name in enumerate(_short(layers)):
+    for i, name in enumerate(short_names(layers)):
         line = np.where(values[:, i] > 0, values[:, i], np.nan) if log else values[:, i]
         color = _FEW[i] if few else _DEPTH(i / (len(layers) - 1))
         _line(axes, steps, line, color=color, width=1.2 if few else 0.7, label=name if few else None)
@@ -238,7 +238,7 @@ def _label_steps(axes: Axes, steps: np.ndarray) -> None:
     axes.set_xlabel("step" if group == 1 else f"step (a point is the mean of up to {group} recorded steps)")
 
 
-def _average(
+def average_steps(
     steps: np.ndarray,  # [S]
     values: np.ndarray,  # [S, L]
     cells: int,
@@ -251,7 +251,7 @@ def _average(
     return steps[starts].astype(np.float64), np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
 
 
-def _short(layers: list[str], length: int = 36) -> list[str]:
+def short_names(layers: list[str], length: int = 36) -> list[str]:
     """Names without the dotted parts that all begin with; of a long rest the two ends."""
     parts = [name.split(".") for name in layers]
     shared = 0

@@ -18,7 +18,7 @@ from bench.finetuning.tiers import TIERS, Tier
 from bench.finetuning.wheels import TORCHXRAYVISION
 from bench.memory_tiers import tensor_bytes
 from bench.memory_tiers.updates import Update
-from fastgrad.cifar.checkpoint import replacing
+from fastgrad.replacing import replacing
 
 VALIDATION_WINDOWS = 64  # of the curve; all windows at the end
 FLOOR = 0.1  # of the learning rate, where the cosine ends

@@ -4,19 +4,17 @@ A write goes to another name in the folder, is forced to the disk and then renam
 complete file.
 """
 
-import contextlib
 import csv
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from fastgrad.cifar.config import Config
 from fastgrad.cifar.errors import UsageError
+from fastgrad.replacing import replacing
 
 FORMAT = 1
 METRICS = (
@@ -132,23 +130,3 @@ class RunFolder:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise UsageError(f"{self.checkpoint}: expected a checkpoint of format {FORMAT}")
         return state
-
-
-@contextlib.contextmanager
-def replacing(path: Path, mode: str) -> Iterator[IO]:
-    """A file that takes the place of ``path`` when it is complete and on the disk, or never."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open(mode, newline=None if "b" in mode else "") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself survives a power cut only once its folder is written
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

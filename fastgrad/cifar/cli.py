@@ -1,4 +1,4 @@
-"""``fastgrad cifar train`` and ``fastgrad cifar report``."""
+"""``fastgrad cifar train``, ``sweep`` and ``report``."""
 
 import inspect
 from collections.abc import Callable
@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from fastgrad.cifar import plan as plans
 from fastgrad.cifar.config import Config, documented_fields
 from fastgrad.cifar.errors import UsageError
 from fastgrad.cifar.report import report as compare
+from fastgrad.cifar.sweep import sweep as run_sweep
 from fastgrad.cifar.train import train as run_experiment
 
 app = typer.Typer(
@@ -71,14 +73,44 @@ def train(
 
 
 @app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders to compare")],
-    out: Annotated[Path, typer.Option(help="Folder for report.md and the plots")] = Path("report"),
+def sweep(
+    plan: Annotated[str, typer.Argument(help=f"A TOML file, or one of {', '.join(plans.built_in())}")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs; the same command goes on with what is there")],
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="option=value[,value...]: replaces an option of the plan, or an axis"),
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Which methods of the plan, with commas; not given: all")] = "",
+    processes: Annotated[int | None, typer.Option(help="Runs at a time; not given: one a core")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 if need be")] = False,
 ) -> None:
-    """Compare runs: a table and curves of accuracy, loss, gradient std and shrinkage."""
+    """Train all runs of a plan, side by side. What is finished is left alone, what was begun is resumed."""
     try:
-        print(f"written: {compare(runs, out)}")
-        for picture in sorted(path for folder in (out, *runs) for path in folder.rglob("*.png")):
+        runs = plans.read(plan, change or (), [name for name in methods.split(",") if name])
+        outcome = run_sweep(runs, out, processes=processes, download=download)
+    except (UsageError, ModuleNotFoundError) as error:
+        _fail(error)
+    for name, line in outcome.failed.items():
+        print(f"failed: {name}: {line} (see {out / name / 'log.txt'})")
+    if outcome.stopped:
+        print(f"stopped with {len(outcome.stopped)} runs to go; the same command goes on")
+        raise typer.Exit(INTERRUPTED)
+    if outcome.failed:
+        raise typer.Exit(1)
+    print(f"finished: {len(outcome.finished)} runs in {out}; fastgrad cifar report {out} --out report")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders to compare, or folders of them (a sweep)")],
+    out: Annotated[Path, typer.Option(help="Folder for index.html, report.md and the plots")] = Path("report"),
+) -> None:
+    """Compare runs: a table over the seeds, curves of accuracy, loss, gradient std and shrinkage, the layers."""
+    try:
+        page, text = compare(runs, out)
+        print(f"written: {page}")
+        print(f"written: {text}")
+        for picture in sorted(out.glob("*.png")):
             print(f"plot: {picture}")
     except (UsageError, ModuleNotFoundError) as error:
         _fail(error)

@@ -27,15 +27,21 @@ class Config:
     model: Annotated[str, f"One of {', '.join(MODELS)}"] = "resnet20"
     epochs: Annotated[int, "Passes over the training set"] = 200
     batch_size: Annotated[int, "Images a step"] = 128
+    optimizer: Annotated[
+        Literal["sgd", "adam"], "sgd (with momentum), or adam (betas 0.9 and 0.999), both fed the treated gradients"
+    ] = "sgd"
     lr: Annotated[float, "Peak learning rate"] = 0.1
     schedule: Annotated[
-        Literal["cosine", "multistep", "constant"],
-        "After the warm-up: cosine to 0; a tenth of the rate at 1/2 and again at 3/4 of the run; or constant",
+        Literal["cosine", "multistep", "staircase", "constant"],
+        "After the warm-up: cosine to 0; a tenth of the rate at 1/2 and again at 3/4 of the run; three quarters of it "
+        "after every 3/20 of the run; or constant",
     ] = "cosine"
     warmup_epochs: Annotated[float, "Linear warm-up from 0, in epochs; at most a tenth of the run"] = 5.0
-    momentum: Annotated[float, "Momentum of SGD"] = 0.9
-    nesterov: Annotated[bool, "Nesterov momentum"] = False
-    weight_decay: Annotated[float, "Coupled weight decay, on all parameters"] = 5e-4
+    momentum: Annotated[float, "Momentum of sgd"] = 0.9
+    nesterov: Annotated[bool, "Nesterov momentum of sgd"] = False
+    weight_decay: Annotated[
+        float, "Coupled weight decay, on all parameters, added after the gradients' treatment"
+    ] = 5e-4
     label_smoothing: Annotated[
         float | None, f"Label smoothing; not given: {STRONG_LABEL_SMOOTHING} with --augment strong, else 0"
     ] = None
@@ -66,6 +72,9 @@ class Config:
         Augment, "none, plain (crop, flip), or strong (operations on the image, MixUp, CutMix)"
     ] = "plain"
     autocast: Annotated[bool, "Compute the forward pass in bfloat16 where torch.autocast does"] = False
+    compile: Annotated[
+        bool, "Train through torch.compile: faster after half a minute, and other last bits than without it"
+    ] = False
     channels_last: Annotated[
         bool | None, "Memory format of images and weights; not given: channels last for RGB images"
     ] = None
@@ -98,6 +107,12 @@ class Config:
             raise UsageError(f"model: expected one of {', '.join(MODELS)}; got {self.model!r}")
         if self.nesterov and self.momentum == 0:
             raise UsageError("nesterov: needs momentum above 0")
+        if self.optimizer == "adam" and (self.nesterov or self.compensate):
+            raise UsageError("nesterov and compensate belong to the step of --optimizer sgd")
+        if self.optimizer == "adam" and self.nonfinite == "skip":
+            raise UsageError("nonfinite: torch's Adam cannot skip a step; expected propagate or error")
+        if self.compile and (self.backward_format or self.backward_normalize):
+            raise UsageError("compile: what passes from block to block is not treated inside a compiled network")
         if self.grad_format is None and (self.scale or self.compensate):
             raise UsageError("scale and compensate belong to a format: give grad_format too")
 
@@ -151,6 +166,8 @@ class Config:
             return self.lr
         if self.schedule == "multistep":
             return self.lr * 0.1 ** ((step >= total / 2) + (step >= total * 3 / 4))
+        if self.schedule == "staircase":
+            return self.lr * 0.75 ** int(step * 20 / (3 * total))
         return self.lr / 2 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
 
 

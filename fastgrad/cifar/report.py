@@ -1,181 +1,171 @@
-"""Comparison of run folders: a table on the screen and in report.md, and plots."""
+"""Comparison of runs: a table on the screen, and a page of tables and pictures."""
 
-import json
+import dataclasses
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rich.table
 from rich.console import Console
 from rich.markup import escape
 
-from fastgrad.cifar.checkpoint import RunFolder, replacing
-from fastgrad.cifar.config import Config
-from fastgrad.cifar.errors import UsageError
+from fastgrad.cifar.config import documented_fields
+from fastgrad.cifar.runs import Group, Run, differing_options, find, group
+from fastgrad.page import Page, plain
 
-
-@dataclass(frozen=True)
-class Run:
-    """What a run folder says."""
-
-    name: str
-    config: Config
-    facts: dict[str, Any]
-    rows: list[dict[str, float]]  # of metrics.csv
-    steps: np.ndarray  # [S]; the recorded ones
-    global_std: np.ndarray  # [S]
-    q: np.ndarray  # [S], mean over the layers
-
-    @property
-    def finished(self) -> bool:
-        return len(self.rows) == self.config.epochs
-
-    @property
-    def label(self) -> str:
-        return self.name if self.finished else f"{self.name} (unfinished)"
-
-    def curve(self, column: str) -> tuple[list[float], list[float]]:
-        """(epochs, values)."""
-        return [row["epoch"] for row in self.rows], [row[column] for row in self.rows]
-
-
-def read(folder: Path) -> Run:
-    """The run in ``folder``, as far as it came."""
-    files = RunFolder(Path(folder))
-    stored, facts = files.stored()
-    try:
-        config = Config(**stored)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{files.config}: not the options of a run ({error})") from error
-    steps = _recorded(files.monitor) if files.monitor.exists() else (np.empty(0),) * 3
-    return Run(Path(folder).resolve().name, config, facts, files.read_metrics(), *steps)
-
-
-def _recorded(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(steps, global std, mean q of the layers) from the file of ``fastgrad.Monitor.write``."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path, columns=["step", "layer", "std", "q"])
-    except (pyarrow.ArrowException, OSError, KeyError) as error:
-        raise UsageError(f"{path}: not a file of fastgrad.Monitor ({error})") from error
-    step, std, q = (table.column(name).to_numpy() for name in ("step", "std", "q"))
-    whole = pyarrow.compute.equal(table.column("layer"), "(all)").to_numpy().astype(bool)
-    _, of_layer = np.unique(step[~whole], return_inverse=True)
-    mean_q = np.bincount(of_layer, q[~whole]) / np.maximum(np.bincount(of_layer), 1)
-    return step[whole], std[whole], mean_q
-
-
-COLUMNS = ("run", "data", "model", "gradients", "augment", "lr", "seed", "epochs", "test accuracy",
-           "best epoch", "train loss", "global std", "mean q", "images/s")  # fmt: skip
-
-
+COLUMNS = ("runs", "data", "model", "gradients", "augment", "optimizer", "lr", "epochs", "seeds", "test accuracy",
+           "best epoch", "train loss", "global std", "alpha", "mean q", "images/s")  # fmt: skip
 # The table on the screen has no room for the columns that most comparisons share.
-ON_SCREEN = ("run", "gradients", "epochs", "test accuracy", "train loss", "mean q", "images/s")
+ON_SCREEN = ("runs", "gradients", "epochs", "seeds", "test accuracy", "train loss", "mean q", "images/s")
+PER_ROW = 5  # panels of the picture of the layers
 
 
-def cells(run: Run) -> tuple[str, ...]:
-    """One row of the table; the numbers are those of the last epoch that was finished."""
-    epochs = f"{len(run.rows)}" if run.finished else f"{len(run.rows)} of {run.config.epochs}, unfinished"
-    config = run.config
-    known = (run.name, str(run.facts.get("data_name")), config.model, config.treatment, config.augment,
-             f"{config.lr:g}", str(config.seed), epochs)  # fmt: skip
-    if not run.rows:
-        return (*known, *("",) * (len(COLUMNS) - len(known)))
-    last = run.rows[-1]
-    return (
-        *known,
-        f"{last['test_accuracy']:.2%}",
-        f"{max(row['test_accuracy'] for row in run.rows):.2%}",
-        f"{last['train_loss']:.4f}",
-        _number(last["global_std"], ".3e"),
-        _number(last["q_mean"], ".4f"),
-        f"{np.median([row['images_per_second'] for row in run.rows]):,.0f}",
-    )
+def cells(group: Group) -> dict[str, str]:
+    """One row of the table: mean and standard deviation of the seeds, at the last epoch."""
+    config, run = group.config, group.runs[0]
+    done, finished = len(run.rows), len(group.finished)
+    whole = finished == len(group.runs)
+    row = {
+        "runs": group.label,
+        "data": str(run.facts.get("data_name")),
+        "model": config.model,
+        "gradients": config.treatment,
+        "augment": config.augment,
+        "optimizer": config.optimizer,
+        "lr": f"{config.lr:g}",
+        "epochs": f"{config.epochs}" if whole else f"{done} of {config.epochs}, unfinished",
+        "seeds": f"{len(group.runs)}" if whole else f"{finished} of {len(group.runs)} finished",
+    }
+    if not whole and len(group.runs) > 1:
+        row["epochs"] = f"{config.epochs}"
+    shown = group if finished or not done else Group(group.label, [_as_if_finished(run)])
+    accuracies = [max(one["test_accuracy"] for one in run.rows) for run in shown.finished]
+    speeds = [one["images_per_second"] for run in shown.finished for one in run.rows]
+    return {name: "" for name in COLUMNS} | row | {
+        "test accuracy": _spread(*shown.last("test_accuracy"), 100, ".2f", " %"),
+        "best epoch": f"{100 * np.mean(accuracies):.2f} %" if accuracies else "",
+        "train loss": _spread(*shown.last("train_loss"), 1, ".4f"),
+        "global std": _spread(*shown.last("global_std"), 1, ".2e"),
+        "alpha": _spread(*shown.last("alpha"), 1, ".3g"),
+        "mean q": _spread(*shown.last("q_mean"), 1, ".4f"),
+        "images/s": f"{np.median(speeds):,.0f}" if speeds else "",
+    }  # fmt: skip
 
 
-def _number(value: float, form: str) -> str:
-    return "" if value != value else format(value, form)
+def report(folders: Sequence[Path], out: Path, console: Console | None = None) -> tuple[Path, Path]:
+    """Print the table; write ``out``/index.html (self-contained), ``out``/report.md and the pictures.
 
-
-def report(folders: Sequence[Path], out: Path, console: Console | None = None) -> Path:
-    """Print the table, write ``out``/report.md and the plots; returns the path of report.md."""
-    if not folders:
-        raise UsageError("report: expected at least one run folder")
-    runs = [read(folder) for folder in folders]
+    folders  run folders, and folders of them; runs that differ in nothing but their seed are taken together
+    """
+    runs = find(folders)
+    groups = group(runs)
+    rows = [cells(one) for one in groups]
     table = rich.table.Table(*ON_SCREEN)
-    for run in runs:
-        row = dict(zip(COLUMNS, cells(run), strict=True))
-        table.add_row(*(escape(row[name]) for name in ON_SCREEN), style=None if run.finished else "dim")
+    for row, one in zip(rows, groups, strict=True):
+        style = None if len(one.finished) == len(one.runs) else "dim"
+        table.add_row(*(escape(row[name]) for name in ON_SCREEN), style=style)
     (console or Console()).print(table)
-    out.mkdir(parents=True, exist_ok=True)
-    plots = draw(runs, out)
-    lines = [
-        "# CIFAR experiments",
-        "",
-        "Accuracy and loss are those of the last finished epoch. *best epoch* is the best test accuracy of",
-        "any epoch: it was chosen on the test images and flatters a run.",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{'---|' * len(COLUMNS)}",
-        *(f"| {' | '.join(cell.replace('|', '/') for cell in cells(run))} |" for run in runs),
-        "",
-        *(f"![{plot.stem.replace('_', ' ')}]({plot.name})" for plot in plots),
-        "",
-        "## Options that differ",
-        "",
-        *_differences(runs),
-    ]
-    path = out / "report.md"
-    with replacing(path, "w") as file:
-        file.write("\n".join(lines) + "\n")
-    return path
+    return page(runs).write(out)
 
 
-def _differences(runs: Sequence[Run]) -> list[str]:
-    options = [vars(run.config) for run in runs]
-    names = [name for name in options[0] if any(other[name] != options[0][name] for other in options)]
-    return [f"- {run.name}: " + (", ".join(f"{name} {json.dumps(o[name])}" for name in names) or "none")
-            for run, o in zip(runs, options, strict=True)]  # fmt: skip
+def page(runs: Sequence[Run]) -> Page:
+    """The report on the runs."""
+    groups = group(runs)
+    rows = [cells(one) for one in groups]
+    page = Page("CIFAR experiments")
+    page.paragraph(
+        "Accuracy and loss are those of the last finished epoch; *best epoch* is the best test accuracy of any epoch: "
+        "it was chosen on the test images and flatters a run. Several seeds: mean ± standard deviation (n - 1). "
+        "Unfinished runs are named as such and enter no mean."
+    )
+    used = [name for name in COLUMNS if any(row[name] for row in rows)]
+    page.table(used, [[plain(row[name]) for name in used] for row in rows])
+    _pictures(page, groups)
+    _options(page, runs)
+    return page
 
 
-def draw(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Curves of all runs in one picture per quantity; pictures without a curve are left out."""
-    per_epoch = [("test_accuracy", "test accuracy", False), ("train_loss", "training loss", True)]
-    pictures = [
-        (name, title, "epoch", log, [(run.label, *run.curve(name)) for run in runs])
-        for name, title, log in per_epoch
-    ]
-    pictures += [
-        (name, title, "step", log, [(run.label, run.steps, values(run)) for run in runs])
-        for name, title, log, values in (
-            ("runs_global_std", "standard deviation of all gradients", True, lambda run: run.global_std),
-            ("runs_mean_q", "mean shrinkage q of the layers", False, lambda run: run.q),
-        )
-    ]
-    return [path for picture in pictures if (path := _picture(out, *picture))]
+def _pictures(page: Page, groups: Sequence[Group]) -> None:
+    from fastgrad.cifar import pictures  # matplotlib takes half a second to import
+
+    band = "Mean of the seeds; the band reaches from the lowest to the highest."
+    first = "First seed of each."
+    figures = {
+        "Accuracy and loss": [
+            ("test_accuracy", pictures.metric(groups, "test_accuracy", "test accuracy"), band),
+            ("train_loss", pictures.metric(groups, "train_loss", "training loss", log=True), band),
+        ],
+        "Gradients as a whole": [
+            ("global_std", pictures.recorded(groups, lambda run: run.recorded["std"], "std of all gradients", log=True),
+             f"Standard deviation of all gradient entries, before they are treated. {first}"),
+            ("alpha", pictures.recorded(groups, _alpha, "alpha: one factor for all gradients"), first),
+            ("mean_q", pictures.recorded(groups, _mean_q, "mean shrinkage q of the layers"), first),
+        ],
+        "Layers": [
+            (f"layers_{name}", pictures.layers(some),
+             f"Gradient std of every layer, {name.replace('_', ' ')}: lines from the first layer (dark) to the last "
+             f"(light), and the same as a heat map. Before the gradients are treated. {first}")
+            for name, some in _panels(groups)
+        ],
+    }  # fmt: skip
+    for heading, drawn in figures.items():
+        if any(figure for _, figure, _ in drawn):
+            page.heading(heading)
+            for name, figure, caption in drawn:
+                if figure:
+                    page.figure(name, figure, caption)
 
 
-def _picture(out: Path, name: str, title: str, axis: str, log: bool, curves: list[tuple]) -> Path | None:
-    from matplotlib.figure import Figure  # takes half a second to import, and only pictures need it
-    from matplotlib.ticker import MaxNLocator
+def _panels(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Groups whose layers can share a picture: of one model, at most ``PER_ROW``."""
+    panels = []
+    for model in dict.fromkeys(one.config.model for one in groups):
+        of_model = [one for one in groups if one.config.model == model]
+        count = -(-len(of_model) // PER_ROW)
+        for i in range(count):
+            panels.append((f"{model}_{i + 1}" if count > 1 else model, of_model[i * PER_ROW : (i + 1) * PER_ROW]))
+    return panels
 
-    curves = [curve for curve in curves if len(curve[1])]
-    if not curves:
-        return None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel=axis, ylabel=title)
-    for label, x, y in curves:
-        # A single point has no line.
-        axes.plot(x, y, label=label, linewidth=1.2, marker="o" if len(x) == 1 else None)
-    if log and all(np.nanmin(y) > 0 for _, _, y in curves if not np.isnan(y).all()):
-        axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no epoch 1.5
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / f"{name}.png", dpi=120)
-    return out / f"{name}.png"
+
+def _alpha(run: Run) -> np.ndarray:
+    return run.recorded["a"] if run.config.normalize in ("autoscale", "clip") else np.empty(0)
+
+
+def _mean_q(run: Run) -> np.ndarray:
+    return run.recorded["mean_q"] if run.config.grad_format else np.empty(0)
+
+
+def _options(page: Page, runs: Sequence[Run]) -> None:
+    from fastgrad.cifar.sweep import arguments
+
+    page.heading("Options")
+    differing = differing_options(runs)
+    shared = [word for word in documented_fields() if word not in differing]
+    page.paragraph("Of all runs: " + ", ".join(f"`{name} = {vars(runs[0].config)[name]!r}`" for name in shared) + ".")
+    if differing:
+        rows = [[plain(run.name), *(plain(str(values[i])) for values in differing.values())]
+                for i, run in enumerate(runs)]  # fmt: skip
+        page.table(("run", *differing), rows, "The options that are not the same in all runs.")
+    first = runs[0]
+    page.paragraph("One of them again:")
+    page.paragraph(f"```bash\nfastgrad cifar train {shlex.join(arguments(first.config))} --out {first.name}\n```")
+    machines = dict.fromkeys(
+        f"{run.facts.get('device')}, {run.facts.get('threads')} threads a run, torch {run.facts.get('torch')}"
+        for run in runs
+    )
+    seconds = sum(row["seconds"] for run in runs for row in run.rows)
+    page.paragraph(f"Trained on: {'; '.join(machines)}. {len(runs)} runs, {seconds / 60:,.0f} minutes of training.")
+
+
+def _as_if_finished(run: Run) -> Run:
+    """A run of as many epochs as it has done: its row shows how far it came."""
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, epochs=len(run.rows)))
+
+
+def _spread(mean: float, deviation: float, count: int, factor: float, form: str, unit: str = "") -> str:
+    if count == 0 or mean != mean:
+        return ""
+    text = format(factor * mean, form)
+    return f"{text} ± {format(factor * deviation, form)}{unit}" if count > 1 else f"{text}{unit}"
+

@@ -24,6 +24,7 @@ from fastgrad.cifar.checkpoint import RunFolder
 from fastgrad.cifar.config import Config
 from fastgrad.cifar.errors import UsageError
 from fastgrad.cifar.progress import Progress, StopRequest
+from fastgrad.cifar.runs import find
 from fastgrad.monitor import Monitor
 
 READ_EVERY = 10  # steps between two readings of loss and monitor; on a GPU each is a wait
@@ -74,18 +75,20 @@ def train(
     torch.manual_seed(config.seed)
     model = models.build(config.model, len(data.classes), channels, treatment.backward(config))
     model.to(device=device, memory_format=memory_format)
-    optimizer = treatment.optimizer(config, model)
+    treated = treatment.Treated(config, model)
+    # Two graphs, of full and of last batches, rather than one of any size.
+    forward = torch.compile(model, dynamic=False) if config.compile else model
     batches = Batches(data, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
                       channels_last=last, device=device)  # fmt: skip
-    monitor = treatment.monitor(config, model, optimizer, config.epochs * len(batches))
+    monitor = treatment.monitor(config, model, treated, config.epochs * len(batches))
     test_x, test_y = data.test_x.to(device), data.test_y.to(device)
 
-    facts = _facts(data, model, device)
+    facts = _facts(data, model, device, len(batches))
     at = Position(totals=torch.zeros(3, dtype=torch.float64, device=device))
     if resume:
         for remark in run.check_same_facts(facts):
             say(f"note: {remark}")
-        at = _restore(run, at, model, optimizer, monitor, device)
+        at = _restore(run, at, model, treated, monitor, device)
     else:
         run.begin(config, facts)
     say(f"{facts['data_name']}: {config.model}, {facts['parameters']:,} parameters")
@@ -97,14 +100,13 @@ def train(
             started = time.perf_counter()
             for batch in batches.epoch(at.epoch, at.batch):
                 step = at.epoch * len(batches) + at.batch
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr_at(step, len(batches))
+                treated.set_lr(config.lr_at(step, len(batches)))
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
-                    logits = model(batch.images)
+                    logits = forward(batch.images)
                 loss = batch.loss(logits.float(), config.smoothing)
-                optimizer.zero_grad()
+                treated.optimizer.zero_grad()
                 loss.backward()
-                optimizer.step()
+                treated.optimizer.step()
 
                 at.batch += 1
                 _count(at, loss.detach(), logits.detach(), batch.labels)
@@ -119,14 +121,14 @@ def train(
             if at.batch < len(batches):
                 break
             test = _evaluate(model, test_x, test_y, data, config, memory_format)
-            at.rows.append(_row(at, optimizer, *test))
+            at.rows.append(_row(at, treated.lr, *test))
             progress.show_epoch(at.rows[-1])
             at = Position(at.epoch + 1, totals=torch.zeros_like(at.totals), rows=at.rows)
-            _save(run, at, model, optimizer, monitor)
+            _save(run, at, model, treated, monitor)
 
     finished = at.epoch == config.epochs
     if not finished:
-        _save(run, at, model, optimizer, monitor)
+        _save(run, at, model, treated, monitor)
         say(f"stopped in epoch {at.epoch + 1} after batch {at.batch}; --resume --out {run.path} goes on")
     _draw(run, monitor)
     return finished
@@ -138,12 +140,13 @@ def _device(config: Config) -> torch.device:
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _facts(data: datasets.Dataset, model: nn.Module, device: torch.device) -> dict[str, Any]:
+def _facts(data: datasets.Dataset, model: nn.Module, device: torch.device, steps_per_epoch: int) -> dict[str, Any]:
     """What a reader of the run wants to know beside the Config."""
     return {
         "data_name": data.name,
         "fingerprint": data.fingerprint(),
         "classes": len(data.classes),
+        "steps_per_epoch": steps_per_epoch,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -165,15 +168,13 @@ def _read(at: Position, monitor: Monitor) -> None:
     at.readings["count"] = at.readings.get("count", 0) + bool(latest)
 
 
-def _row(
-    at: Position, optimizer: torch.optim.Optimizer, test_loss: float, test_accuracy: float
-) -> dict[str, float]:
+def _row(at: Position, lr: float, test_loss: float, test_accuracy: float) -> dict[str, float]:
     loss, hits, count = at.totals.tolist()
     reading = {name: at.readings[name] / at.readings["count"] if at.readings.get("count") else float("nan")
                for name in ("global_std", "q_mean", "alpha")}  # fmt: skip
     return {
         "epoch": at.epoch + 1,
-        "lr": optimizer.param_groups[0]["lr"],
+        "lr": lr,
         "train_loss": loss / count,
         "train_accuracy": hits / count,
         "test_loss": test_loss,
@@ -200,13 +201,13 @@ def _evaluate(model: nn.Module, images: Tensor, labels: Tensor, data: datasets.D
 
 
 def _save(
-    run: RunFolder, at: Position, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: Monitor
+    run: RunFolder, at: Position, model: nn.Module, treated: treatment.Treated, monitor: Monitor
 ) -> None:
     """metrics.csv and monitor.parquet can be made again from checkpoint.pt, which is written first."""
     run.save({
         "position": {f.name: getattr(at, f.name) for f in dataclasses.fields(at)},
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        **treated.state_dict(),
         "monitor": monitor.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state() if at.totals.is_cuda else None,
@@ -215,13 +216,13 @@ def _save(
     monitor.write(run.monitor)
 
 
-def _restore(run: RunFolder, at: Position, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: Monitor,
+def _restore(run: RunFolder, at: Position, model: nn.Module, treated: treatment.Treated, monitor: Monitor,
              device: torch.device) -> Position:  # fmt: skip
     state = run.load(device)
     if state is None:
         return at
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    treated.load_state_dict(state)
     monitor.load_state_dict(state["monitor"])
     torch.set_rng_state(state["rng"].cpu())
     if state["cuda_rng"] is not None and device.type == "cuda":
@@ -232,5 +233,5 @@ def _restore(run: RunFolder, at: Position, model: nn.Module, optimizer: torch.op
 
 
 def _draw(run: RunFolder, monitor: Monitor) -> None:
-    report.draw([report.read(run.path)], run.plots)
+    report.page(find([run.path])).write(run.plots)
     monitor.plot(run.plots)

@@ -1,6 +1,9 @@
 """The comparison of runs, and the commands."""
 
 import io
+import re
+import shutil
+import statistics
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +15,7 @@ from fastgrad.cifar import report
 from fastgrad.cifar.cli import app
 from fastgrad.cifar.config import Config
 from fastgrad.cifar.errors import UsageError
+from fastgrad.cifar.runs import find, group
 from fastgrad.cifar.train import train
 
 CONFIG = Config(
@@ -39,26 +43,55 @@ def runs(tmp_path_factory):
 
 def test_report_compares_and_marks_unfinished_runs(runs, tmp_path):
     console = Console(file=io.StringIO(), width=250)
-    path = report.report(runs, tmp_path, console)
+    _, path = report.report(runs, tmp_path, console)
     text = path.read_text()
     done, stopped, begun = (next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
                             for name in ("done", "stopped", "begun"))  # fmt: skip
     assert "unfinished" not in done and "| 3 |" in done and "digits, first 200 training images" in done
     assert "1 of 3, unfinished" in stopped and "0 of 3, unfinished" in begun
-    assert "- stopped: lr 0.05" in text
-    assert {len(line.split("|")) for line in text.splitlines() if line.startswith("|")} == {
-        len(report.COLUMNS) + 2
-    }
+    assert "| stopped | 0.05 |" in text
     assert "1 of 3, unfinished" in console.file.getvalue()
-    for name in ("test_accuracy", "train_loss"):
+    for name in ("test_accuracy", "train_loss", "global_std", "layers_small"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000 and f"({name}.png)" in text
 
 
+def test_page_is_self_contained_and_holds_the_pictures(runs, tmp_path):
+    path, _ = report.report(runs, tmp_path, Console(file=io.StringIO()))
+    page = path.read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len([s for s in sources if s.startswith("data:image/png;base64,")]) == len(list(tmp_path.glob("*.png"))) > 3
+    assert all(s.startswith(("data:", "#part-")) for s in sources) and "url(" not in page and "@import" not in page
+
+
 def test_accuracy_in_the_table_is_that_of_the_metrics(runs):
-    run = report.read(runs[0])
-    cells = dict(zip(report.COLUMNS, report.cells(run), strict=True))
-    assert cells["test accuracy"] == f"{run.rows[-1]['test_accuracy']:.2%}"
-    assert cells["best epoch"] == f"{max(row['test_accuracy'] for row in run.rows):.2%}"
+    (one,) = group(find(runs[:1]))
+    cells, rows = report.cells(one), one.runs[0].rows
+    assert cells["test accuracy"] == f"{100 * rows[-1]['test_accuracy']:.2f} %"
+    assert cells["best epoch"] == f"{100 * max(row['test_accuracy'] for row in rows):.2f} %"
+
+
+def test_seeds_are_one_row_with_mean_and_deviation(runs, tmp_path):
+    for seed in (0, 1):
+        train(replace(CONFIG, epochs=1, seed=seed), tmp_path / f"plain-seed{seed}")
+    found = find([tmp_path, runs[0]])
+    assert [run.name for run in found] == ["plain-seed0", "plain-seed1", "done"]
+    seeds, other = group(found)
+    accuracies = [100 * run.rows[-1]["test_accuracy"] for run in seeds.runs]
+    expected = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %"
+    assert seeds.label == "plain" and report.cells(seeds)["test accuracy"] == expected
+    assert len(other.runs) == 1
+
+
+def test_an_unfinished_seed_is_named_and_enters_no_mean(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "plain-seed0")
+    shutil.copytree(runs[0], tmp_path / "plain-seed1")
+    file = tmp_path / "plain-seed1" / "config.json"
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    metrics = tmp_path / "plain-seed1" / "metrics.csv"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    (both,) = group(find([tmp_path]))
+    cells = report.cells(both)
+    assert cells["seeds"] == "1 of 2 finished" and "±" not in cells["test accuracy"]
 
 
 def test_recorded_steps_become_curves(runs, tmp_path):
@@ -66,21 +99,24 @@ def test_recorded_steps_become_curves(runs, tmp_path):
     import pyarrow.parquet
 
     table = pyarrow.table({
-        "step": [1, 1, 1, 2, 2, 2],
-        "layer": ["(all)", "a", "b"] * 2,
-        "std": [0.5, 1.0, 2.0, 0.25, 1.0, 2.0],
-        "q": [1.0, 0.5, 0.7, 1.0, 0.9, 0.9],
+        "step": [1, 1, 1, 2, 2],
+        "layer": ["(all)", "a", "b", "(all)", "b"],
+        "std": [0.5, 1.0, 2.0, 0.25, 3.0],
+        "a": [1.0, 1.0, 1.0, 0.5, 0.5],
+        "q": [1.0, 0.5, 0.7, 1.0, 0.9],
     })  # fmt: skip
     pyarrow.parquet.write_table(table, tmp_path / "monitor.parquet")
-    steps, std, q = report._recorded(tmp_path / "monitor.parquet")
-    assert steps.tolist() == [1, 2] and std.tolist() == [0.5, 0.25] and np.allclose(q, [0.6, 0.9])
-    run = replace(report.read(runs[0]), steps=steps, global_std=std, q=q)
-    assert {path.name for path in report.draw([run], tmp_path)} >= {"runs_global_std.png", "runs_mean_q.png"}
+    shutil.copy(runs[0] / "config.json", tmp_path)
+    recorded = find([tmp_path])[0].recorded
+    assert list(recorded["layers"]) == ["a", "b"] and recorded["step"].tolist() == [1, 2]
+    assert recorded["std"].tolist() == [0.5, 0.25] and recorded["a"].tolist() == [1.0, 0.5]
+    assert np.allclose(recorded["mean_q"], [0.6, 0.9])
+    assert np.array_equal(recorded["layer_std"], [[1.0, 2.0], [np.nan, 3.0]], equal_nan=True)
 
 
 def test_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"no run in this folder"):
-        report.read(tmp_path)
+        find([tmp_path])
 
 
 def command(*words):

@@ -220,7 +220,7 @@ def test_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"old")
     program = (
-        "import os, pathlib; from fastgrad.cifar.checkpoint import replacing\n"
+        "import os, pathlib; from fastgrad.replacing import replacing\n"
         f"with replacing(pathlib.Path({str(path)!r}), 'wb') as file:\n"
         "    file.write(b'new'); file.flush(); os._exit(9)"
     )

@@ -1,0 +1,28 @@
+"""Files that appear complete or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: str) -> Iterator[IO]:
+    """A file that takes the place of ``path`` when it is complete and on the disk, or never."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        text = {} if "b" in mode else {"newline": "", "encoding": "utf-8"}
+        with temporary.open(mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # the rename itself survives a power cut only once its folder is written
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
