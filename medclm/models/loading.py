@@ -88,9 +88,7 @@ def _processor(place: str) -> ProcessorMixin:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"model {place}: expected a checkpoint with its processor ({_first_line(error)})") from error
     if not isinstance(processor, ProcessorMixin) or getattr(processor, "image_processor", None) is None:
-        raise DataError(
-            f"model {place}: expected the processor of an image-text model, got {type(processor).__name__}"
-        )
+        raise DataError(f"model {place}: expected the processor of an image-text model, got {type(processor).__name__}")
     return processor
 
 

@@ -1,11 +1,9 @@
 """What a model is asked: its own form of boxes, its own chat template, words for the kind of reply."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from medclm_rows import row
 from tiny_families import FAMILIES, tiny
 
 from medclm.models.families import codec_of, family_of
@@ -17,21 +15,6 @@ CODECS = {
     "llava_onevision": "plain", "qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl",
     "internvl": "internvl", "paligemma": "paligemma", "gemma3": "gemma",
 }  # fmt: skip
-
-
-def png(width: int = 70, height: int = 50) -> dict:
-    file = io.BytesIO()
-    grey = np.arange(width * height, dtype=np.uint32).reshape(height, width).astype(np.uint8)
-    Image.fromarray(grey).save(file, "PNG")
-    return {"bytes": file.getvalue(), "path": None}
-
-
-def row(**more: object) -> dict:
-    found = dict(
-        id="r1", image=png(), question="Is <box:0> a nodule?", boxes=[[7.0, 5.0, 21.0, 20.0]], labels=["nodule"],
-        width=70, height=50,
-    )  # fmt: skip
-    return found | more
 
 
 @pytest.mark.parametrize("family", FAMILIES)
