@@ -23,14 +23,15 @@ BRIEF = "Give only the answer."
 INSTRUCTIONS = {"easy": REASONED, "medium": REASONED, "hard": BRIEF}
 
 
-def generation_inputs(processor: ProcessorMixin, row: Mapping, stage: str) -> BatchFeature:
+def generation_inputs(processor: ProcessorMixin, row: Mapping, stage: str | None) -> BatchFeature:
     """What ``model.generate`` takes for one row: the prompt's tokens and the image, a batch of one, as tensors.
 
     The tokens are those before the reply in training, one for one.
 
     row: of ``medclm.schema``, or any mapping with ``image`` ({"bytes", ..}, or a PIL image) and ``question``; boxes are
         only looked up where the question names one.
-    stage: ``easy`` and ``medium`` ask for reasoning before the answer, ``hard`` for the answer alone.
+    stage: ``easy`` and ``medium`` ask for reasoning before the answer, ``hard`` for the answer alone; None asks the
+        question as it stands (benchmarks that have words of their own for it).
 
     Errors: DataError naming the row.
     """
@@ -73,8 +74,10 @@ def conversation(question: str, reply: str | None = None) -> list[dict]:
     return messages
 
 
-def question_of(processor: ProcessorMixin, row: Mapping, stage: str) -> str:
+def question_of(processor: ProcessorMixin, row: Mapping, stage: str | None) -> str:
     """The question with its boxes in the model's own form, and what kind of reply is asked for."""
+    if stage is None:
+        return rendered(processor, row, "question")
     if stage not in STAGES:
         raise ValueError(f"stage: expected one of {', '.join(STAGES)}, got {stage!r}")
     return f"{rendered(processor, row, 'question')}\n{INSTRUCTIONS[stage]}"

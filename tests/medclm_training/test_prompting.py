@@ -65,3 +65,11 @@ def test_a_processor_without_a_template_is_refused_unless_its_family_is_known():
     with pytest.raises(DataError, match="LlavaProcessor: expected a processor with a chat template"):
         generation_inputs(processor, row(), "easy")
     assert family_of(tiny("paligemma").processor).prompt is not None
+
+
+def test_without_a_stage_the_question_stands_alone():
+    made = tiny("idefics3")
+    text = made.processor.tokenizer.decode(
+        generation_inputs(made.processor, row(question="Is it CT?"), None)["input_ids"][0]
+    )
+    assert "Is it CT?" in text and REASONED not in text and BRIEF not in text
