@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from medclm.evaluation import command as evaluation
 from medclm.problems import DataError, Problems
 
 if TYPE_CHECKING:
@@ -186,6 +187,10 @@ def info(folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted
     from medclm import sets
 
     _summary(sets.facts(folder), folder)
+
+
+app.command("eval")(evaluation.evaluate)
+app.command("report")(evaluation.report)
 
 
 def _made(source: str) -> Path:
