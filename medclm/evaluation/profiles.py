@@ -57,11 +57,14 @@ def _strict(question: Question, answer: str, kind: str) -> Scores:
 
 
 def _text_scores(answer: str, truth: str, prefix: str) -> Scores:
-    found = {
+    rouges = metrics.rouge(answer, truth)
+    if prefix == "open":  # many answers are one word, which has no pairs
+        del rouges["rouge2"]
+    return {
         f"{prefix}_bleu": metrics.sentence_bleu(answer, truth),
         f"{prefix}_similarity": metrics.chrf(answer, truth),
+        **{f"{prefix}_{name}": value for name, value in rouges.items()},
     }
-    return found | {f"{prefix}_{name}": value for name, value in metrics.rouge(answer, truth).items()}
 
 
 # --- LLaVA-Med

@@ -25,6 +25,7 @@ MODALITIES = {
     "Dermoscopy": "dermoscopy",
     "Fundus Photography": "fundus",
     "Microscopy Images": "pathology",
+    "OCT (Optical Coherence Tomography": "OCT",  # the bracket is never closed
 }
 
 
