@@ -77,6 +77,9 @@ def _entries(file: Path) -> list[dict]:
         with open(file, newline="", encoding="utf-8-sig") as raw:
             rows = csv.DictReader(raw)
             rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]  # some have a blank before a name
+            if not set(FIELDS) <= set(rows.fieldnames):
+                got = ", ".join(rows.fieldnames)[:200]
+                raise DataError(f"{WHAT}: expected the columns {', '.join(FIELDS)} in {file}, got {got}")
             return list(rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{WHAT}: expected a csv file at {file} ({error})") from None
