@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from medclm.problems import DataError, Problems
+from medclm.training import command
 
 if TYPE_CHECKING:
     from medclm.cases import Case
@@ -186,6 +187,10 @@ def info(folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted
     from medclm import sets
 
     _summary(sets.facts(folder), folder)
+
+
+app.command()(command.train)
+app.command()(command.ablation)
 
 
 def _made(source: str) -> Path:

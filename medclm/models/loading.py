@@ -40,6 +40,9 @@ def load(name: str | Path, *, dtype: torch.dtype = torch.float32, seed: int = 0)
     where model and processor are not of one another.
     """
     check_torchvision()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     if str(name) == "tiny":
         from medclm.models.tiny import tiny_model
 
