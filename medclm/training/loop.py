@@ -56,6 +56,7 @@ class _Progress:
     skipped_in_a_row: int = 0
     best: float = math.inf
     bad_evaluations: int = 0
+    stopped_early: str = ""  # why
     shown: Counter = field(default_factory=Counter)  # samples of each stage, since the beginning
 
 
@@ -151,7 +152,6 @@ class _Training:
 
     def _prepare(self) -> None:
         s, model = self.settings, self.loaded.model
-        model.config.use_cache = False
         ends = model.generation_config.eos_token_id
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
         if self.maker.end_token not in ends:
@@ -225,20 +225,19 @@ class _Training:
         p = self.progress
         if self.ranks.first:
             self.at.keep_lines(p.step)
-        stopped = ""
         with display.shown(self.steps, p.step, self.ranks.first and show) as report:
             for line in self._lines():
                 if self.ranks.first:
                     self.at.add_line(line)
                 report(line)
                 if "validation" in line and self._is_over(line["validation"]["mean"]):
-                    stopped = f"no better loss in {self.settings.patience} evaluations"
+                    p.stopped_early = f"no better loss in {self.settings.patience} evaluations"
                     break
         if self.ranks.first:
             self._save()
-            took = self.settings.patience > 0 and self.at.take_best()
+            self.at.take_best()
             result = {
-                "step": p.step, "stopped_early": stopped, "best_taken": took, "skipped": p.skipped,
+                "step": p.step, "stopped_early": p.stopped_early, "skipped": p.skipped,
                 "shown": {stage: p.shown[stage] for stage in STAGES}, "validation": self._last_validation(),
             }  # fmt: skip
             self.at.update_config(result=result)
@@ -253,7 +252,7 @@ class _Training:
         """One a step and one an evaluation; checkpoints in between."""
         s, p = self.settings, self.progress
         validation = self._validation_rows()
-        while p.step < self.steps:
+        while p.step < self.steps and not p.stopped_early:
             yield self._step()
             done = p.step == self.steps
             if validation and (p.step % s.evaluate_every == 0 or done):
@@ -375,7 +374,7 @@ class _Training:
         p = self.progress
         p.skipped += 1
         rows = ", ".join(row["id"] for row in batch.rows)
-        what = f"step {p.step + 1}: the loss is {float(loss)} (rows {rows})"
+        what = f"step {p.step + 1}: the loss is {loss.item()} (rows {rows})"
         if self.settings.nan == "stop":
             raise DataError(f"{what}; the checkpoint before it stays. A smaller --lr, or --nan skip")
         if p.skipped_in_a_row + 1 >= MOST_SKIPPED:
@@ -452,6 +451,9 @@ class _Training:
         return p.bad_evaluations >= s.patience
 
     def _save(self) -> None:
+        for name, p in self.trained.named_parameters():
+            if not bool(p.isfinite().all()):
+                raise DataError(f"step {self.progress.step}: {name} is no longer finite; the last checkpoint stays")
         state = {
             "model": self.described,
             "steps": self.steps,

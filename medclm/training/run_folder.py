@@ -130,16 +130,15 @@ class RunFolder:
             raise DataError(f"{file}: expected a training state of format {FORMAT}")
         return state
 
-    def take_best(self) -> bool:
-        """best/ becomes checkpoint/, with the training state of the latter."""
+    def take_best(self) -> None:
+        """best/ becomes checkpoint/, with the training state of the latter; nothing where there is none."""
         if not self.best.exists():
-            return False
+            return
         if (self.checkpoint / STATE).exists():
             shutil.copyfile(self.checkpoint / STATE, self.best / STATE)
         swapping.take_place(self.best, self.checkpoint, self._aside(self.checkpoint))
         shutil.rmtree(self.best, ignore_errors=True)
         shutil.rmtree(self._aside(self.checkpoint), ignore_errors=True)
-        return True
 
     def _aside(self, target: Path) -> Path:
         return self.path / f".{target.name}.aside"
