@@ -13,6 +13,7 @@ from rich.console import Console
 
 from medclm.evaluation import command as evaluation
 from medclm.problems import DataError, Problems
+from medclm.training import command
 
 if TYPE_CHECKING:
     from medclm.cases import Case
@@ -189,6 +190,8 @@ def info(folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted
     _summary(sets.facts(folder), folder)
 
 
+app.command()(command.train)
+app.command()(command.ablation)
 app.command("eval")(evaluation.evaluate)
 app.command("report")(evaluation.report)
 

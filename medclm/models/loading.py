@@ -40,11 +40,17 @@ def load(name: str | Path, *, dtype: torch.dtype = torch.float32, seed: int = 0)
     where model and processor are not of one another.
     """
     check_torchvision()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     if str(name) == "tiny":
         from medclm.models.tiny import tiny_model
 
         model, processor = tiny_model(seed)
-        return Loaded(model.to(dtype), processor)
+        for p in model.parameters():  # buffers (the angles of RoPE) stay as they are, as from_pretrained leaves them
+            p.data = p.data.to(dtype)
+        model.config.dtype = dtype
+        return Loaded(model, processor)
     place = str(name)
     if place == "student":
         from medclm.models.student import student_folder
