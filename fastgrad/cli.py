@@ -34,8 +34,10 @@ def info() -> None:
 
 def main() -> None:
     from fastgrad.cifar.cli import app as cifar
+    from fastgrad.shrinkage_cli import app as shrinkage
 
     app.add_typer(cifar, name="cifar", help="The CIFAR experiments.")
+    app.add_typer(shrinkage, name="shrinkage", help="What shrinkage does to SGD.")
     app()
 
 

@@ -120,7 +120,8 @@ class Page:
 
 def plain(text: str) -> str:
     """``text`` with the characters escaped that markdown would take for its own."""
-    return re.sub(r"([\\`*_\[\]<>|#~!])", r"\\\1", text)
+    # An underscore inside a word is none of markdown's.
+    return re.sub(r"([\\`*\[\]<>|#~!]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def _cell(text: str) -> str:

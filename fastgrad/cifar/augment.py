@@ -66,9 +66,7 @@ class Batches:
         self.pad = max(1, data.train_x.shape[-1] // 8)  # 4 pixels at 32x32
 
     def __len__(self) -> int:
-        # A remainder of one image is left out: batch normalization has no variance of one value.
-        full, rest = divmod(len(self.labels), self.batch_size)
-        return full + (rest > 1)
+        return batches_per_epoch(len(self.labels), self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = torch.randperm(len(self.labels), generator=_generator(self.seed, _ORDER, epoch))
@@ -98,6 +96,12 @@ class Batches:
         return images.contiguous(
             memory_format=torch.channels_last if self.channels_last else torch.contiguous_format
         )
+
+
+def batches_per_epoch(images: int, batch_size: int) -> int:
+    # A remainder of one image is left out: batch normalization has no variance of one value.
+    full, rest = divmod(images, batch_size)
+    return full + (rest > 1)
 
 
 def normalised(images: Tensor, data: Dataset) -> Tensor:  # uint8 [B, C, H, W] -> float32 [B, C, H, W]

@@ -23,7 +23,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 
 
-def _with_config_options(command: Callable[..., None]) -> Callable[..., None]:
+def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give ``command(config, ...)`` an option for every field of Config, with its type and sentence."""
 
     def run(**options: Any) -> None:
@@ -31,7 +31,7 @@ def _with_config_options(command: Callable[..., None]) -> Callable[..., None]:
             config = Config(**{name: options.pop(name) for name in fields})
             command(config, **options)
         except (UsageError, ModuleNotFoundError) as error:
-            _fail(error)
+            fail(error)
 
     fields = documented_fields()
     parameters = [
@@ -54,7 +54,7 @@ def _with_config_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @app.command()
-@_with_config_options
+@with_config_options
 def train(
     config: Config,
     out: Annotated[
@@ -89,7 +89,7 @@ def sweep(
         runs = plans.read(plan, change or (), [name for name in methods.split(",") if name])
         outcome = run_sweep(runs, out, processes=processes, download=download)
     except (UsageError, ModuleNotFoundError) as error:
-        _fail(error)
+        fail(error)
     for name, line in outcome.failed.items():
         print(f"failed: {name}: {line} (see {out / name / 'log.txt'})")
     if outcome.stopped:
@@ -113,10 +113,10 @@ def report(
         for picture in sorted(out.glob("*.png")):
             print(f"plot: {picture}")
     except (UsageError, ModuleNotFoundError) as error:
-        _fail(error)
+        fail(error)
 
 
-def _fail(error: UsageError | ModuleNotFoundError) -> None:
+def fail(error: UsageError | ModuleNotFoundError) -> None:
     if isinstance(error, ModuleNotFoundError):
         if error.name is None or error.name.startswith("fastgrad"):
             raise error  # a fault of ours, not a package that was left out

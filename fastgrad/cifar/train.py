@@ -51,12 +51,14 @@ def train(
     download: bool = False,
     say: Callable[[str], None] = print,
     on_step: Callable[[Position], None] | None = None,
+    on_gradients: Callable[[int, nn.Module], None] | None = None,
 ) -> bool:
     """Run ``config`` into the folder ``out``; False if SIGINT or SIGTERM stopped it, to be resumed.
 
-    download  fetch cifar10 or cifar100 where the cache does not hold it
-    say       takes the lines that are not progress
-    on_step   is called after every step
+    download      fetch cifar10 or cifar100 where the cache does not hold it
+    say           takes the lines that are not progress
+    on_step       is called after every step
+    on_gradients  is called with step (from 0) and model between backward and step; it must not change them
     """
     run = RunFolder(Path(out))
     if resume:
@@ -106,6 +108,8 @@ def train(
                 loss = batch.loss(logits.float(), config.smoothing)
                 treated.optimizer.zero_grad()
                 loss.backward()
+                if on_gradients is not None:
+                    on_gradients(step, model)
                 treated.optimizer.step()
 
                 at.batch += 1

@@ -20,6 +20,11 @@ from fastgrad.cifar.errors import UsageError
         ({"grad_format": "fp3"}, "grad_format: expected 'bf16'"),
         ({"model": "lenet"}, "model: expected one of resnet20"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov: needs momentum"),
+        ({"optimizer": "adamw"}, "optimizer: expected 'sgd', 'adam'"),
+        ({"optimizer": "adam", "nesterov": True}, "belong to the step of --optimizer sgd"),
+        ({"optimizer": "adam", "grad_format": "bf16", "compensate": "q"}, "belong to the step of --optimizer sgd"),
+        ({"optimizer": "adam", "nonfinite": "skip"}, "Adam cannot skip a step"),
+        ({"compile": True, "backward_format": "bf16"}, "not treated inside a compiled network"),
         ({"scale": "tensor"}, "give grad_format too"),
         ({"block": 31}, "block: expected 16, 32"),
     ],
@@ -65,6 +70,12 @@ def test_other_schedules():
     ]
     assert steps == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     assert Config(lr=1.0, schedule="constant", warmup_epochs=0).lr_at(10_000, 1) == 1.0
+
+
+def test_staircase_keeps_three_quarters_after_every_three_twentieths():
+    config = Config(epochs=200, lr=1.0, schedule="staircase", warmup_epochs=0)  # of 200 epochs: every 30
+    rates = [config.lr_at(step, 1) for step in (0, 29, 30, 59, 60, 199)]
+    assert rates == pytest.approx([1, 1, 0.75, 0.75, 0.75**2, 0.75**6])
 
 
 def test_short_run_has_a_short_warm_up():

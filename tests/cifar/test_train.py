@@ -11,10 +11,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+import fastgrad
 from fastgrad.cifar.checkpoint import RunFolder
 from fastgrad.cifar.config import Config
 from fastgrad.cifar.errors import UsageError
 from fastgrad.cifar.train import train
+from fastgrad.cifar.treatment import Treated
 
 CONFIG = Config(data="digits", model="small", epochs=4, batch_size=64, seed=5, threads=1, device="cpu")
 TIMES = ("seconds", "images_per_second")
@@ -117,6 +119,44 @@ def test_treated_run_resumes_in_the_same_bits(tmp_path):
     assert RunFolder(tmp_path / "a").monitor.read_bytes() == RunFolder(tmp_path / "b").monitor.read_bytes()
     for row in RunFolder(tmp_path / "b").read_metrics():
         assert row["global_std"] > 0 and 0 < row["q_mean"] < 2
+
+
+def test_adam_run_resumes_in_the_same_bits(tmp_path):
+    config = replace(CONFIG, epochs=3, optimizer="adam", lr=1e-2, schedule="staircase", normalize="autoscale",
+                     grad_format="fp8_e4m3")  # fmt: skip
+    train(config, tmp_path / "a")
+    assert not train(config, tmp_path / "b", on_step=Stop(30))
+    assert train(config, tmp_path / "b", resume=True)
+    same_end(tmp_path / "a", tmp_path / "b")
+    last = RunFolder(tmp_path / "b").read_metrics()[-1]
+    assert last["test_accuracy"] > 0.8 and 0 < last["alpha"] != 1 and last["q_mean"] != 1
+
+
+def test_adam_adds_its_weight_decay_to_the_treated_gradient():
+    model = torch.nn.Linear(5, 3)
+    config = Config(optimizer="adam", lr=1e-3, weight_decay=0.1, normalize="znorm")
+    treated = Treated(config, model)
+    twin = torch.nn.Linear(5, 3)
+    twin.load_state_dict(model.state_dict())
+    adam = torch.optim.Adam(twin.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
+    for _ in range(3):
+        x = torch.randn(7, 5)
+        for one, step in ((model, treated.optimizer.step), (twin, adam.step)):
+            one.zero_grad()
+            one(x).square().sum().backward()
+            if one is twin:
+                fastgrad.normalize_([twin.weight.grad], "znorm")
+            step()
+    assert torch.equal(model.weight, twin.weight) and torch.equal(model.bias, twin.bias)
+
+
+@pytest.mark.slow
+def test_compiled_run_resumes_in_the_same_bits(tmp_path):
+    config = replace(CONFIG, epochs=2, compile=True)
+    train(config, tmp_path / "a")
+    assert not train(config, tmp_path / "b", on_step=Stop(30))
+    assert train(config, tmp_path / "b", resume=True)
+    same_end(tmp_path / "a", tmp_path / "b")
 
 
 def test_finished_run_can_be_resumed_and_does_nothing(straight):

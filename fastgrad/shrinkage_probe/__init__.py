@@ -1,0 +1,1 @@
+"""Real quantizers on the gradients of a network in training, and what their shrinkage predicts."""
