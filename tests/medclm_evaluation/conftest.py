@@ -14,6 +14,6 @@ from medclm.problems import Problems
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("converted")
-    cases = small_cases(place / "images", 16)
-    pipeline.convert_cases(iter(cases), place / "set", small_settings(), Problems(), workers=1)
+    cases = small_cases(place / "images", 24)
+    pipeline.convert_cases(iter(cases), place / "set", small_settings(ratios=(0.5, 0.1, 0.4)), Problems(), workers=1)
     return place / "set"

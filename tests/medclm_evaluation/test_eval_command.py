@@ -51,8 +51,9 @@ def perfect(converted, tmp_path_factory):
 
 def test_perfect_replies_have_perfect_scores_in_every_profile(perfect, converted):
     found = scores(perfect / "set")["profiles"]
-    n = sum(1 for _ in sets.rows(converted, split="test", columns=["id"]))
-    assert found["strict"]["all"]["accuracy"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": n, "clusters": 2}
+    patients = [row["patient"] for row in sets.rows(converted, split="test", columns=["patient"])]
+    accuracy = {"mean": 1.0, "low": 1.0, "high": 1.0, "n": len(patients), "clusters": len(set(patients))}
+    assert found["strict"]["all"]["accuracy"] == accuracy and len(set(patients)) > 1
     for name in ("llava_med", "lmms_eval", "medevalkit"):
         closed = found[name]["all"]["closed_accuracy"]
         assert closed["mean"] == 1.0 and closed["n"] > 0
@@ -64,11 +65,11 @@ def test_perfect_replies_have_perfect_scores_in_every_profile(perfect, converted
 
 
 def test_half_right_is_half_the_score_and_the_report_has_the_difference(perfect, converted, tmp_path):
-    file = replies(converted, tmp_path / "half.jsonl", lambda number: number % 2 == 0)
+    half = scores(perfect / "set")["questions"] // 2  # rows stand by patient: some answer all, some none
+    file = replies(converted, tmp_path / "half.jsonl", lambda number: number < half)
     run("eval", file, "--on", converted, "--out", tmp_path / "half", "--examples", 4)
-    n = scores(perfect / "set")["questions"]
     found = scores(tmp_path / "half" / "set")["profiles"]["strict"]["all"]["accuracy"]
-    assert found["mean"] == pytest.approx(((n + 1) // 2) / n) and found["low"] < found["mean"] < found["high"]
+    assert found["mean"] == pytest.approx(half / found["n"]) and found["low"] < found["mean"] < found["high"]
     run("report", perfect, tmp_path / "half", "--out", tmp_path / "page", "--title", "Two arms")
     page = (tmp_path / "page" / "index.html").read_text()
     text = (tmp_path / "page" / "report.md").read_text()
@@ -162,7 +163,7 @@ def test_report_of_what_is_no_evaluation(perfect, tmp_path):
 
 
 def test_evaluations_of_other_questions_are_not_compared(perfect, converted, tmp_path):
-    """A set of the same name whose answers are others."""
+    """A set of the same name whose questions are others."""
     other = tmp_path / "set"
     (other / "data").mkdir(parents=True)
     (other / "set.json").write_bytes((converted / "set.json").read_bytes())
@@ -172,10 +173,10 @@ def test_evaluations_of_other_questions_are_not_compared(perfect, converted, tmp
         changed = table["question"].to_pylist()
         table = table.set_column(column, table.schema.field(column), [[f"Please: {text}" for text in changed]])
         pq.write_table(table, other / "data" / file.name)
-    run("eval", replies(converted, tmp_path / "x.jsonl"), "--on", other, "--out", tmp_path / "out")
-    report.write([perfect, tmp_path / "out"], tmp_path / "page")
+    run("eval", replies(converted, tmp_path / "x.jsonl"), "--on", other, "--out", tmp_path / "changed")
+    report.write([perfect, tmp_path / "changed"], tmp_path / "page")
     text = (tmp_path / "page" / "report.md").read_text()
-    assert "out answered other questions than" in text and "Against" not in text
+    assert "changed answered other questions than out" in text and "Against" not in text
 
 
 def test_examples_are_drawn_by_their_ids_half_right_half_wrong():
