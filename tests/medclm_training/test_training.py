@@ -24,6 +24,7 @@ from medclm.problems import DataError, Problems
 from medclm.training import loop
 from medclm.training.loop import train
 from medclm.training.prompting import for_model, generation_inputs
+from medclm.training.ranks import Ranks
 from medclm.training.records import Rows
 from medclm.training.run_folder import RunFolder
 from medclm.training.settings import Settings
@@ -256,7 +257,7 @@ def test_early_stop_ends_with_the_best_weights(small_set, tmp_path, monkeypatch)
 
 
 def test_lora_leaves_a_plain_checkpoint_that_says_the_same(small_set, tmp_path):
-    made = loop._Training(small_set, RunFolder(tmp_path / "run"), short(lora=2, dtype="fp32"), loop.Ranks())
+    made = loop._Training(small_set, RunFolder(tmp_path / "run"), short(lora=2, dtype="fp32"), Ranks())
     made.run(show=False)
     trained = [name for name, p in made.trained.named_parameters() if p.requires_grad]
     assert trained and all(".lora_" in name or ".connector." in name for name in trained)
@@ -298,7 +299,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(small_set, tmp_pa
 
 def test_release_is_refused_on_several_processes(small_set, tmp_path):
     with pytest.raises(DataError, match=r"release: gradients of 2 processes .* expected --no-release"):
-        loop._Training(small_set, RunFolder(tmp_path / "run"), short(), loop.Ranks(0, 2))
+        loop._Training(small_set, RunFolder(tmp_path / "run"), short(), Ranks(0, 2))
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
@@ -337,7 +338,7 @@ def test_image_tokens_that_would_be_cut_are_found_before_training(small_set, tmp
 def test_rows_that_do_not_fit_may_be_left_out(small_set, tmp_path):
     """None that is shown is longer than the limit, none that fits is missing: against making them all."""
     out = tmp_path / "run"
-    made = loop._Training(small_set, RunFolder(out), short(max_length=300, too_long="skip"), loop.Ranks())
+    made = loop._Training(small_set, RunFolder(out), short(max_length=300, too_long="skip"), Ranks())
     kept = {index for record in made.records for index in record.rows.values()}
     for index in range(len(made.rows)):
         length = made.maker.example(made.rows[index], made.rows.texts[index]["stage"]).length
