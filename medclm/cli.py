@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from medclm.evaluation import command as evaluation
 from medclm.problems import DataError, Problems
+from medclm.training import command
 
 if TYPE_CHECKING:
     from medclm.cases import Case
@@ -186,6 +188,12 @@ def info(folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted
     from medclm import sets
 
     _summary(sets.facts(folder), folder)
+
+
+app.command()(command.train)
+app.command()(command.ablation)
+app.command("eval")(evaluation.evaluate)
+app.command("report")(evaluation.report)
 
 
 def _made(source: str) -> Path:

@@ -37,6 +37,16 @@ def test_quantize_grad_is_quantize_on_the_gradient(format):
     assert not torch.equal(grad, other)
 
 
+def test_quantize_grad_says_what_the_rounding_measured():
+    tables = []
+    grad, cotangent, _ = gradient_through(lambda x: fastgrad.quantize_grad(x, "int4", step=5, observe=tables.append))
+    (table,) = tables
+    y, q = cotangent.double(), grad.double()
+    sums = torch.stack([(y * y).sum(), (y * q).sum(), (q * q).sum()])
+    torch.testing.assert_close(table[0, 8:11], sums, rtol=1e-5, atol=0)
+    assert table.shape == (2, 16) and sums[1] != sums[0]
+
+
 def test_quantize_grad_is_unbiased():
     total = torch.zeros(64, 33)
     for step in range(400):

@@ -61,6 +61,21 @@ def assert_same(model: nn.Module, inputs: dict[str, Tensor], tolerance=1e-4, **o
         assert float((g - exact[name]).norm()) <= tolerance * max(float(exact[name].norm()), 1e-3 * largest), name
 
 
+def test_losses_of_every_position():
+    model, tokens = model_of("Gemma2", head_dim=8, final_logit_softcapping=3.0), ids()
+    labels = tokens.clone()
+    labels[0, :5] = -100
+    got = causal_lm_loss(model, tokens, labels=labels, reduction="none")
+    logits = model(tokens).logits.float()
+    expected = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
+    torch.testing.assert_close(got[:, :-1].flatten(), expected, rtol=1e-4, atol=1e-5)
+    assert got.shape == tokens.shape and not got[:, -1].any() and not got[0, :4].any() and got[0, 4] > 0
+    with pytest.raises(ValueError, match="num_items_in_batch: expected with reduction 'mean' only"):
+        causal_lm_loss(model, tokens, reduction="none", num_items_in_batch=3)
+    with pytest.raises(ValueError, match="reduction"):
+        causal_lm_loss(model, tokens, reduction="sum")
+
+
 @pytest.mark.parametrize(("kind", "changed"), KINDS, ids=lambda value: value if isinstance(value, str) else None)
 def test_loss_of_the_model(kind, changed):
     model, tokens = model_of(kind, **changed), ids()

@@ -135,7 +135,9 @@ def test_nothing_imports_the_integrations():
 
 def test_medclm_imports_public_names_of_fastgrad():
     """And its data side, which is all there is of it yet, no torch: see also tests/medclm/test_cli.py."""
-    public = ("fastgrad", "fastgrad.optim", "fastgrad.nn", "fastgrad.distributed", "fastgrad.integrations")
+    public = (
+        "fastgrad", "fastgrad.optim", "fastgrad.nn", "fastgrad.distributed", "fastgrad.integrations", "fastgrad.page",
+    )  # fmt: skip
     files = layer("medclm")
     assert files
     assert offenders(files, lambda name: not under(name, "fastgrad") or name.rpartition(".")[0] in public) == []

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgrad.cross_entropy import CHUNK_BYTES, linear_cross_entropy
+from fastgrad.ops import checks
 
 # Largest relative difference between the model's own logits and ours: some roundings of the dtype they are made in.
 _ALLOWED = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
@@ -21,11 +22,12 @@ def causal_lm_loss(
     *,
     shift_labels: Tensor | None = None,  # [B, T]: labels that are shifted already
     num_items_in_batch: int | Tensor | None = None,
+    reduction: str = "mean",
     ignore_index: int = -100,
     chunk_bytes: int = CHUNK_BYTES,
     backend: str = "auto",
     **inputs: object,
-) -> Tensor:  # [], float32
+) -> Tensor:  # [], or [B, T] for reduction "none"; float32
     """What ``model(input_ids, attention_mask, labels=labels).loss`` is, through :func:`fastgrad.linear_cross_entropy`.
 
         mean over the targets that count of  -log softmax(logits[b, t])[labels[b, t + 1]]
@@ -33,6 +35,8 @@ def causal_lm_loss(
     labels: default: input_ids. Positions that are padding have to be -100 in it, as in transformers.
     num_items_in_batch: divides the sum instead of the number of targets that count here; what transformers' Trainer
         passes when a step is made of several micro-batches.
+    reduction: ``mean``, or ``none``: the loss of every position, at the place *before* the token that it is about
+        (place t predicts labels[t + 1]), 0 where that is ignored.
     inputs: everything else the model takes (pixel_values, position_ids, inputs_embeds, ...).
 
     The model runs as it is, asked for the logits of the last position only (``logits_to_keep=1``); a hook takes the
@@ -51,6 +55,9 @@ def causal_lm_loss(
         if input_ids is None:
             raise ValueError("labels: expected labels or shift_labels where there are no input_ids")
         labels = input_ids
+    checks.one_of("reduction", reduction, ("mean", "none"))
+    if reduction == "none" and num_items_in_batch is not None:
+        raise ValueError("num_items_in_batch: expected with reduction 'mean' only")
     inner = _unwrapped(model)
     head = _linear_head(inner)
     _check_loss(inner, inputs)
@@ -69,7 +76,7 @@ def causal_lm_loss(
         shift_labels.to(hidden.device),
         bias=head.bias,
         ignore_index=ignore_index,
-        reduction="mean" if num_items_in_batch is None else "sum",
+        reduction=reduction if num_items_in_batch is None else "sum",
         logit_scale=scale,
         softcap=softcap,
         chunk_bytes=chunk_bytes,

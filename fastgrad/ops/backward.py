@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,8 @@ class _TreatGradient(torch.autograd.Function):
     """Identity; the gradient is normalized and rounded on its way back."""
 
     @staticmethod
-    def forward(ctx, x, step, state, arguments):
-        ctx.arguments, ctx.step, ctx.state = arguments, step, state
+    def forward(ctx, x, step, state, arguments, observe):
+        ctx.arguments, ctx.step, ctx.state, ctx.observe = arguments, step, state, observe
         # Noise is keyed by storage order. That of the gradient is up to autograd and compilers; that of x is not.
         ctx.stride = x.stride() if checks.is_dense(x) else x.contiguous().stride()
         return x.view_as(x)
@@ -28,7 +30,10 @@ class _TreatGradient(torch.autograd.Function):
             gradient = torch.empty_strided(
                 gradient.shape, ctx.stride, dtype=gradient.dtype, device=gradient.device
             ).copy_(gradient)
-        return _treat(gradient, ctx.step, ctx.state, "gradient", *ctx.arguments), None, None, None
+        out, table = _treat(gradient, ctx.step, ctx.state, "gradient", *ctx.arguments)
+        if ctx.observe is not None:
+            ctx.observe(table)
+        return out, None, None, None, None
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -36,7 +41,7 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, step, state, arguments):
-        return _treat(x, step, state, "activation", *arguments)
+        return _treat(x, step, state, "activation", *arguments)[0]
 
     @staticmethod
     def backward(ctx, gradient):
@@ -44,11 +49,10 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _treat(x, step, state, purpose, method, alpha, eps, max_norm, format, rounding, scale, block, pow2, seed):
-    out, _ = torch.ops.fastgrad.normalize_quantize(
+    return torch.ops.fastgrad.normalize_quantize(
         x, None, method, eps, max_norm, alpha, state, None, False,
         format, rounding, scale, block, pow2, seed, 0, step, 0, purpose, None,
     )  # fmt: skip
-    return out
 
 
 def _count(step: Tensor) -> Tensor:
@@ -92,7 +96,7 @@ def normalize_grad(
     checks.float_tensors("x", [x])
     state = checks.alpha_state(state, [x])
     arguments = (method, alpha, eps, max_norm, "fp32", "nearest", "none", 0, False, 0)
-    return _TreatGradient.apply(x, torch.zeros((), dtype=torch.int64), state, arguments)
+    return _TreatGradient.apply(x, torch.zeros((), dtype=torch.int64), state, arguments, None)
 
 
 def quantize_grad(
@@ -110,6 +114,7 @@ def quantize_grad(
     block: int = 128,
     pow2: bool = False,
     seed: int = DEFAULT_SEED,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Tensor:  # x
     """Identity whose backward rounds the gradient to a format (after normalizing it, if asked to).
 
@@ -117,11 +122,11 @@ def quantize_grad(
 
     ``step`` names the noise and must differ from call to call with one seed: an int, or an int64 tensor that is not
     changed before the backward, which compiled graphs need. :class:`fastgrad.nn.TreatGradient` counts by itself.
-    Noise is keyed by the storage order of ``x``. Arguments as in
-    :func:`fastgrad.normalize_quantize_`.
+    Noise is keyed by the storage order of ``x``. ``observe`` is called in the backward with what the rounding measured,
+    a table of float64 [2, 16] (:mod:`fastgrad.shrinkage`). Arguments as in :func:`fastgrad.normalize_quantize_`.
     """
     return _TreatGradient.apply(*_quantize_arguments(x, format, step, normalize, alpha, eps, max_norm, state,
-                                                     rounding, scale, block, pow2, seed))  # fmt: skip
+                                                     rounding, scale, block, pow2, seed), observe)  # fmt: skip
 
 
 def fake_quantize(

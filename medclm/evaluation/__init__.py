@@ -1,0 +1,1 @@
+"""Evaluation of vision-language models: benchmarks, metrics as others count them, leakage, a report."""
