@@ -3,16 +3,15 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from small_cases import files_of, small_cases, small_settings
+from train_small import PATIENCE, Training
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
@@ -75,28 +74,12 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert_equal(state(one), state(other))
 
 
-def start(folder: Path, out: Path, settings: Settings, *more: str) -> subprocess.Popen:
-    command = [sys.executable, str(SCRIPT), str(folder), str(out), json.dumps(asdict(settings)), *more]
-    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-
-
-def kill_after(process: subprocess.Popen, out: Path, steps: int) -> None:
-    deadline = time.monotonic() + 60
-    while not any(line["step"] >= steps for line in RunFolder(out).lines()):
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-
-
 @pytest.fixture(scope="module")
 def whole(small_set, tmp_path_factory) -> Path:
     """A run that nothing interrupted, in a process like those that are killed."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    process = start(small_set, out, short())
-    assert process.wait(timeout=120) == 0, process.stderr.read()
-    process.stderr.close()
+    process = Training(small_set, out, short())
+    assert process.end() == 0, process.error()
     return out
 
 
@@ -139,18 +122,15 @@ def test_killed_and_then_out_of_disk_it_ends_with_the_same_bits(whole, small_set
     """kill -9 between two checkpoints; then the disk is full: one line, and the last checkpoint stays; then all is
     well again. Every time the same command."""
     out = tmp_path / "run"
-    kill_after(start(small_set, out, short()), out, 3)
+    Training(small_set, out, short()).kill_after(3)
     before = files_of(out / "checkpoint")
-    process = start(small_set, out, short(), "400000")  # bytes a file may have: the weights have more
-    assert process.wait(timeout=120) == 1
-    message = process.stderr.read().strip().splitlines()[-1]
-    process.stderr.close()
-    assert message.startswith(f"cannot write {out / 'checkpoint'}") and "Traceback" not in message
+    process = Training(small_set, out, short(), largest_file=400_000)  # the weights have more bytes
+    assert process.end() == 1
+    assert process.error().startswith(f"cannot write {out / 'checkpoint'}")
     assert files_of(out / "checkpoint") == before
     assert not list(out.glob(".*"))  # nothing half written
-    process = start(small_set, out, short())
-    assert process.wait(timeout=120) == 0, process.stderr.read()
-    process.stderr.close()
+    process = Training(small_set, out, short())
+    assert process.end() == 0, process.error()
     assert_same_run(out, whole)
 
 
@@ -160,10 +140,9 @@ def test_killed_anywhere_it_ends_with_the_same_bits(whole, small_set, tmp_path, 
     """Before the first checkpoint, right behind one, before the last step; a resumed process, too."""
     out = tmp_path / "run"
     for step in steps:
-        kill_after(start(small_set, out, short()), out, step)
-    process = start(small_set, out, short())
-    assert process.wait(timeout=120) == 0, process.stderr.read()
-    process.stderr.close()
+        Training(small_set, out, short()).kill_after(step)
+    process = Training(small_set, out, short())
+    assert process.end() == 0, process.error()
     assert_same_run(out, whole)
 
 
@@ -284,7 +263,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(small_set, tmp_pa
         str(small_set), str(tmp_path / "two"), json.dumps(asdict(short(**exact))),
     ]  # fmt: skip
     done = subprocess.run(
-        command, env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=150
+        command, env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     train(small_set, tmp_path / "one", short(**exact, accumulate=2), show=False)
