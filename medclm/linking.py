@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -71,12 +72,12 @@ def link(
     """threshold: the score that an organ must reach (and be more than 0); None: of THRESHOLDS. laterality_verified:
     the columns are known to run from the patient's right to left.
 
-    Counting is O(area of the lesion's box) an organ, after one count of each organ's pixels; a case of several lesions
-    is better given to :func:`link_case`, which counts once.
+    Counting is O(area of the lesion's box) an organ, and one count of the pixels of each organ that it touches; a case of
+    several lesions is better given to :func:`link_case`, which counts once.
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}; got {rule!r}")
-    return _link(lesion, _measure(masks, rule), rule, threshold, laterality_verified)
+    return _link(lesion, _organs(masks), rule, threshold, laterality_verified)
 
 
 def link_case(
@@ -90,23 +91,32 @@ def link_case(
     """All lesions of a case; see :func:`link`."""
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}; got {rule!r}")
-    organs = _measure(masks, rule)
+    organs = _organs(masks)
     links = tuple(_link(each, organs, rule, threshold, laterality_verified) for each in case.lesions)
     by_name = bool(links) and all(names.side(each.organ) is not None for each in links)
     return LinkedCase(case, links, tuple(sorted(organs)), laterality_verified or by_name)
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class _Organ:
-    mask: np.ndarray
-    area: int
-    box: boxes.Box | None  # for box_iou only: costs a look at every pixel
-    region: Region | None = None  # made when it is first asked for
+    """What costs a look at every pixel is measured when it is first asked for: most organs lie apart from the lesions.
 
-    def as_region(self) -> Region:
-        if self.region is None:
-            self.region = Region.of(self.mask)
-        return self.region
+    mask  bool [H, W], not empty
+    """
+
+    mask: np.ndarray
+
+    @cached_property
+    def area(self) -> int:
+        return int(np.count_nonzero(self.mask))
+
+    @cached_property
+    def box(self) -> boxes.Box:
+        return boxes.from_mask(self.mask)
+
+    @cached_property
+    def region(self) -> Region:
+        return Region.of(self.mask)
 
 
 @dataclass(frozen=True)
@@ -117,12 +127,8 @@ class _Score:
     coverage: float
 
 
-def _measure(masks: Mapping[str, np.ndarray], rule: str) -> dict[str, _Organ]:
-    found = {}
-    for name, mask in masks.items():
-        if area := int(np.count_nonzero(mask)):
-            found[name] = _Organ(mask, area, boxes.from_mask(mask) if rule == "box_iou" else None)
-    return found
+def _organs(masks: Mapping[str, np.ndarray]) -> dict[str, _Organ]:
+    return {name: _Organ(mask) for name, mask in masks.items() if mask.any()}
 
 
 def _link(
@@ -137,10 +143,10 @@ def _link(
     for name, organ in organs.items():
         inside = organ.mask[top : top + weights.shape[0], left : left + weights.shape[1]]
         common = float(weights[inside].sum())
-        coverage = common / total if total > 0.0 else 0.0
-        overlap = common / (total + organ.area - common)
-        score = {"coverage": coverage, "iou": overlap}.get(rule)
-        scores.append(_Score(name, boxes.iou(lesion.box, organ.box) if score is None else score, overlap, coverage))
+        coverage = common / total if common > 0.0 else 0.0
+        overlap = common / (total + organ.area - common) if common > 0.0 else 0.0
+        score = boxes.iou(lesion.box, organ.box) if rule == "box_iou" else coverage if rule == "coverage" else overlap
+        scores.append(_Score(name, score, overlap, coverage))
     least = THRESHOLDS[rule] if threshold is None else threshold
     passed = [each for each in scores if each.score >= least and each.score > 0.0]
     if not passed:
@@ -152,7 +158,7 @@ def _link(
         chosen.score,
         chosen.iou,
         chosen.coverage,
-        organs[chosen.name].as_region(),
+        organs[chosen.name].region,
         names.side(chosen.name) or (_side_by_axis(lesion.box, chosen.name, width) if laterality_verified else None),
     )
 

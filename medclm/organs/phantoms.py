@@ -38,5 +38,10 @@ class Phantoms:
         except (OSError, KeyError, UnidentifiedImageError) as error:
             raise OrganError(Reason.MASK_UNREADABLE, f"{case.id}: {path.name}: {error!r}") from error
         what, shape = f"{case.id}: {path.name}", picture.pixels.shape[:2]
-        masks = ((name, (bits & np.uint16(1 << bit)).astype(bool)) for bit, name in enumerate(names))
-        return collect({name: fit(mask, shape, what) for name, mask in masks})
+        found, one = int(np.bitwise_or.reduce(bits, axis=None)), np.empty_like(bits)
+        masks = {
+            name: np.bitwise_and(bits, np.uint16(1 << bit), out=one) != 0
+            for bit, name in enumerate(names)
+            if found >> bit & 1
+        }
+        return collect({name: fit(mask, shape, what) for name, mask in masks.items()})
