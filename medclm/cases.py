@@ -82,8 +82,7 @@ class Case:
     def to_json(self) -> str:
         """One line; :meth:`from_json` gives the case back."""
         lesions = [
-            vars(lesion) | {"region": None if lesion.region is None else vars(lesion.region)}
-            for lesion in self.lesions
+            vars(lesion) | {"region": None if lesion.region is None else vars(lesion.region)} for lesion in self.lesions
         ]
         # Not dataclasses.asdict: its deep copies take ten times as long, most of it for the runs of the masks.
         return json.dumps(vars(self) | {"image": vars(self.image), "lesions": lesions}, separators=(",", ":"))

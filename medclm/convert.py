@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from medclm.questions import Exchange, Rationales
 
 LARGEST_MASKED = 1024  # pixels along a side of an image whose organs are looked for before it is resized
-CONVERT_VERSION = 1  # counts changes after which equal items give other rows
+CONVERT_VERSION = 2  # counts changes after which equal items give other rows
 PICTURES_KEPT = 32  # by Pictures; a partner is mostly one of the next ten images
 
 
@@ -179,8 +179,10 @@ def _stored(
     """The picture and its organ masks at the stored size.
 
     Masks of volumes must lie on the image's own grid, so they are looked for there; but a film has millions of pixels
-    and may have a hundred organs: it is resized first.
+    and may have a hundred organs: it is resized first. Without lesions no mask is looked for.
     """
+    if not case.lesions:
+        return resize_picture(picture, size), {}
     source = _organ_source(settings.organs)
     if max(picture.pixels.shape[:2]) > LARGEST_MASKED:
         picture = resize_picture(picture, size)
@@ -189,9 +191,7 @@ def _stored(
     return resize_picture(picture, size), masks
 
 
-def _rows(
-    item: dict, own: Prepared, partner: Prepared | None, settings: Settings, problems: Problems
-) -> list[dict]:
+def _rows(item: dict, own: Prepared, partner: Prepared | None, settings: Settings, problems: Problems) -> list[dict]:
     from medclm.questions import QuestionSettings, exchanges
 
     wanted = QuestionSettings(kinds=settings.kinds, stages=settings.stages)

@@ -50,14 +50,13 @@ class Link:
 
 @dataclass(frozen=True)
 class LinkedCase:
-    """A case with one link a lesion, in order, and the names of all organs that have a mask in the picture.
+    """A case with one link a lesion, in order.
 
     laterality_verified: every left and right that can be said of it comes from a world axis or an organ's name.
     """
 
     case: Case
     links: tuple[Link, ...]
-    organs: tuple[str, ...]
     laterality_verified: bool
 
 
@@ -72,12 +71,12 @@ def link(
     """threshold: the score that an organ must reach (and be more than 0); None: of THRESHOLDS. laterality_verified:
     the columns are known to run from the patient's right to left.
 
-    Counting is O(area of the lesion's box) an organ, and one count of the pixels of each organ that it touches; a case of
-    several lesions is better given to :func:`link_case`, which counts once.
+    Counting is O(area of the lesion's box) an organ, and once the pixels of each organ that it touches; a case of
+    several lesions is better given to :func:`link_case`, which counts those once.
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}; got {rule!r}")
-    return _link(lesion, _organs(masks), rule, threshold, laterality_verified)
+    return _link(lesion, _organs(masks, rule), rule, threshold, laterality_verified)
 
 
 def link_case(
@@ -91,17 +90,17 @@ def link_case(
     """All lesions of a case; see :func:`link`."""
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}; got {rule!r}")
-    organs = _organs(masks)
+    organs = _organs(masks, rule)
     links = tuple(_link(each, organs, rule, threshold, laterality_verified) for each in case.lesions)
     by_name = bool(links) and all(names.side(each.organ) is not None for each in links)
-    return LinkedCase(case, links, tuple(sorted(organs)), laterality_verified or by_name)
+    return LinkedCase(case, links, laterality_verified or by_name)
 
 
 @dataclass(frozen=True, eq=False)
 class _Organ:
     """What costs a look at every pixel is measured when it is first asked for: most organs lie apart from the lesions.
 
-    mask  bool [H, W], not empty
+    mask  bool [H, W]
     """
 
     mask: np.ndarray
@@ -127,8 +126,9 @@ class _Score:
     coverage: float
 
 
-def _organs(masks: Mapping[str, np.ndarray]) -> dict[str, _Organ]:
-    return {name: _Organ(mask) for name, mask in masks.items() if mask.any()}
+def _organs(masks: Mapping[str, np.ndarray], rule: str) -> dict[str, _Organ]:
+    """Without the empty ones where that matters: they have no box, and share no pixel with a lesion."""
+    return {name: _Organ(mask) for name, mask in masks.items() if rule != "box_iou" or mask.any()}
 
 
 def _link(

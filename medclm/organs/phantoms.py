@@ -35,13 +35,22 @@ class Phantoms:
             with Image.open(path) as image:
                 names = image.info[NAMES_KEY].split(NAMES_SEPARATOR)
                 bits = np.asarray(image, dtype=np.uint16)
-        except (OSError, KeyError, UnidentifiedImageError) as error:
-            raise OrganError(Reason.MASK_UNREADABLE, f"{case.id}: {path.name}: {error!r}") from error
-        what, shape = f"{case.id}: {path.name}", picture.pixels.shape[:2]
-        found, one = int(np.bitwise_or.reduce(bits, axis=None)), np.empty_like(bits)
-        masks = {
-            name: np.bitwise_and(bits, np.uint16(1 << bit), out=one) != 0
-            for bit, name in enumerate(names)
-            if found >> bit & 1
-        }
+            if bits.ndim != 2:
+                raise ValueError(f"expected one value a pixel, got {bits.shape[2]}")
+        except (OSError, ValueError, KeyError, UnidentifiedImageError) as error:
+            raise OrganError(Reason.MASK_UNREADABLE, f"{path.name}: {error!r}") from error
+        what, shape = path.name, picture.pixels.shape[:2]
+        masks = _unpacked(bits, names)
         return collect({name: fit(mask, shape, what) for name, mask in masks.items()})
+
+
+def _unpacked(bits: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:  # uint16 [H, W] -> bool [H, W], none empty
+    """In bytes: a comparison of those is four times as fast as the conversion of words to bool."""
+    present = int(np.bitwise_or.reduce(bits, axis=None))
+    halves = bits.astype(np.uint8), (bits >> np.uint16(8)).astype(np.uint8)
+    one = np.empty_like(halves[0])
+    return {
+        name: np.bitwise_and(halves[bit // 8], np.uint8(1 << bit % 8), out=one) != 0
+        for bit, name in enumerate(names)
+        if present >> bit & 1
+    }

@@ -27,7 +27,8 @@ SPECS = (
 
 
 class OrganError(Exception):
-    """No masks for one case: counted by its reason, or raised further under ``--strict``."""
+    """No masks for one case: counted by its reason, or raised further under ``--strict``. ``what`` names the file and
+    what is wrong with it; whoever counts it names the case."""
 
     def __init__(self, reason: Reason, what: str) -> None:
         super().__init__(f"{reason.value}: {what}")
