@@ -18,7 +18,7 @@ class ImageRef:
 
     path        a file (PNG, JPEG, DICOM, NIfTI, NRRD, MetaImage) or a folder of DICOM slices
     slice       of a volume: the index along the axis from feet to head, in the one orientation of
-                :mod:`medclm.images.volumes`
+                :mod:`medclm.images.volumes`; of a DICOM file with several frames: the frame's number, from 0
     window      (lowest, highest) stored value, Hounsfield units for CT, where the source says how to look at it
     offset      added to the file's values (DeepLesion: -32768)
     """

@@ -23,6 +23,7 @@ SPECS = (
     "cxas[:PATH]",
     "torchxrayvision[-crop][:PATH]",
     "chexmask:CSV",
+    "slake[:FOLDER]",
 )
 
 
@@ -83,6 +84,10 @@ def organ_source(spec: str, *, merge_lobes: bool = False) -> OrganSource:
         from medclm.organs.phantoms import Phantoms
 
         return Phantoms(root)
+    if kind == "slake":
+        from medclm.organs.slake import Slake
+
+        return Slake(root)
     if kind in ("totalsegmentator", "totalsegmentator-v1", "totalsegmentator-v2", "totalsegmentator-mr"):
         from medclm.organs.totalsegmentator import TotalSegmentator
 
