@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from medclm.images.picture import Picture
     from medclm.linking import LinkedCase
     from medclm.organs import OrganSource
+    from medclm.organs.source import Mask
     from medclm.questions import Exchange, Rationales
 
 LARGEST_MASKED = 1024  # pixels along a side of an image whose organs are looked for before it is resized
@@ -175,7 +176,7 @@ def prepare(case: Case, settings: Settings, problems: Problems) -> Prepared | No
 
 def _stored(
     case: Case, scaled: Case, picture: Picture, size: tuple[int, int], settings: Settings
-) -> tuple[Picture, dict[str, np.ndarray]]:
+) -> tuple[Picture, dict[str, Mask]]:
     """The picture and its organ masks at the stored size.
 
     Masks of volumes must lie on the image's own grid, so they are looked for there; but a film has millions of pixels

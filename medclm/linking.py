@@ -19,6 +19,7 @@ import numpy as np
 from medclm import boxes
 from medclm.cases import Case, Lesion
 from medclm.organs import names
+from medclm.organs.source import Mask
 from medclm.regions import Region
 
 RULES = ("coverage", "iou", "box_iou")
@@ -62,7 +63,7 @@ class LinkedCase:
 
 def link(
     lesion: Lesion,
-    masks: Mapping[str, np.ndarray],  # canonical name -> bool [H, W]
+    masks: Mapping[str, Mask],  # canonical name -> bool [H, W]
     *,
     rule: str = "coverage",
     threshold: float | None = None,
@@ -81,7 +82,7 @@ def link(
 
 def link_case(
     case: Case,
-    masks: Mapping[str, np.ndarray],  # canonical name -> bool [H, W]
+    masks: Mapping[str, Mask],  # canonical name -> bool [H, W]
     *,
     rule: str = "coverage",
     threshold: float | None = None,
@@ -100,22 +101,26 @@ def link_case(
 class _Organ:
     """What costs a look at every pixel is measured when it is first asked for: most organs lie apart from the lesions.
 
-    mask  bool [H, W]
+    mask  bool [H, W], or a layer of bits
     """
 
-    mask: np.ndarray
+    mask: Mask
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        return np.asarray(self.mask)
 
     @cached_property
     def area(self) -> int:
-        return int(np.count_nonzero(self.mask))
+        return int(np.count_nonzero(self.whole))
 
     @cached_property
     def box(self) -> boxes.Box:
-        return boxes.from_mask(self.mask)
+        return boxes.from_mask(self.whole)
 
     @cached_property
     def region(self) -> Region:
-        return Region.of(self.mask)
+        return Region.of(self.whole)
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,9 @@ class _Score:
     coverage: float
 
 
-def _organs(masks: Mapping[str, np.ndarray], rule: str) -> dict[str, _Organ]:
+def _organs(masks: Mapping[str, Mask], rule: str) -> dict[str, _Organ]:
     """Without the empty ones where that matters: they have no box, and share no pixel with a lesion."""
-    return {name: _Organ(mask) for name, mask in masks.items() if rule != "box_iou" or mask.any()}
+    return {name: _Organ(mask) for name, mask in masks.items() if rule != "box_iou" or np.any(mask)}
 
 
 def _link(

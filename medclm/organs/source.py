@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from medclm.organs.layers import Layer
 from medclm.problems import DataError, Reason
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ SPECS = (
     "chexmask:CSV",
     "slake[:FOLDER]",
 )
+
+
+Mask = np.ndarray | Layer  # bool [H, W], or what is one when it is looked at
 
 
 class OrganError(Exception):
@@ -45,7 +49,7 @@ class OrganSource(Protocol):
 
     name: str
 
-    def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
+    def masks(self, case: Case, picture: Picture) -> dict[str, Mask]:
         """Canonical organ name -> bool [H, W] on the picture's grid, none empty. Raises OrganError where the masks of
         this case are missing, unreadable or on another grid."""
 
