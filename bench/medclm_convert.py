@@ -1,10 +1,14 @@
-"""Images a second of a conversion, and its peak memory, beside what reading, resizing and encoding alone cost.
+"""Images a second of a conversion, its processor time and peak memory, beside reading, resizing and encoding alone.
 
-    python -m bench.medclm_convert [--images 2000] [--side 512] [--workers 2] [--phantoms FOLDER] [--ray]
+    python -m bench.medclm_convert [--images 2000] [--side 512]                 # made for it, two lesions each
+    python -m bench.medclm_convert --phantoms FOLDER [--films]                  # of `medclm phantom-data`, with masks
+                                   [--workers 2] [--max-side 512] [--ray] [--json FILE]
 
-The floor reads pictures made for it (noise over smooth structures) and encodes each twice, once in colour. A conversion
-is of the same pictures with two lesions each, or of phantoms with their organ masks; an image counts once, however many
-questions show it. Memory is the proportional set size of all processes together, sampled ten times a second.
+The pictures made for it are noise over smooth structures. Of phantoms half of the CT are slices of NIfTI volumes;
+--films takes the radiographs alone: 8-bit PNG, and a PNG of masks beside each. The floor reads the same images, and the
+masks of those that have lesions, resizes them, and encodes the pictures that are in the converted set: the plain ones,
+and those in colour with their boxes drawn. An image counts once, however many questions show it. Memory is the
+proportional set size of all processes together, sampled twice a second: to sample takes some milliseconds.
 """
 
 from __future__ import annotations
@@ -12,23 +16,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from medclm import engines, png
+from medclm import engines, png, sets
+from medclm.allocation import keep_freed
 from medclm.cases import Case, ImageRef, Lesion
+from medclm.drawing import draw_boxes
+from medclm.images import load
 from medclm.pipeline import convert_cases
+from medclm.privacy import hashed
 from medclm.problems import Problems
-from medclm.resizing import stored_size
+from medclm.resizing import resize_picture, stored_size
 from medclm.settings import Settings
 
 SALT = "a salt for measurements"
@@ -40,11 +49,13 @@ class Measured:
     name: str
     images: int
     seconds: float
+    cpu_seconds: float  # of all processes; 0 where Ray started them
     peak_mib: float  # of all processes
 
     def line(self) -> str:
         rate = self.images / self.seconds
-        return f"| {self.name} | {self.images:,} | {rate:.0f} | {1e3 / rate:.1f} | {self.peak_mib:.0f} |"
+        each = f"{1e3 * self.seconds / self.images:.1f} | {1e3 * self.cpu_seconds / self.images:.1f}"
+        return f"| {self.name} | {self.images:,} | {rate:.0f} | {each} | {self.peak_mib:.0f} |"
 
 
 def write_image(folder: Path, number: int, side: int) -> None:
@@ -56,7 +67,7 @@ def write_image(folder: Path, number: int, side: int) -> None:
     (folder / f"{number:06d}.png").write_bytes(png.encode(pixels))
 
 
-def cases(folder: Path, images: int, side: int) -> Iterator[Case]:
+def made_cases(folder: Path, images: int, side: int) -> Iterator[Case]:
     for number in range(images):
         rng = np.random.default_rng(number)
         lesions = []
@@ -70,17 +81,50 @@ def cases(folder: Path, images: int, side: int) -> Iterator[Case]:
         )
 
 
-def plain(path: str, max_side: int) -> int:
-    """The floor: read, resize, encode twice (the plain image, and one in colour for the drawn box)."""
-    image = Image.open(path)
-    pixels = np.asarray(image.resize(stored_size(*image.size, max_side), Image.Resampling.BILINEAR))
-    return len(png.encode(pixels)) + len(png.encode(np.repeat(pixels[:, :, None], 3, axis=2)))
+def phantoms(folder: Path, films: bool) -> list[Case]:
+    from medclm import phantom
+
+    found = phantom.cases(folder, Problems())
+    return [case for case in found if not films or case.modality == "XR"]
 
 
-def run_plain(folder: Path, images: int, workers: int, max_side: int) -> None:
-    paths = [str(folder / f"{number:06d}.png") for number in range(images)]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        sum(pool.map(plain, paths, [max_side] * images, chunksize=64))
+@dataclass(frozen=True)
+class Alone:
+    """What the floor does about one image: plain and drawn are the numbers of its pictures in the set."""
+
+    image: ImageRef
+    mask: str | None
+    max_side: int
+    plain: int
+    drawn: int
+
+    def run(self) -> int:
+        picture = load(self.image)
+        height, width = picture.pixels.shape[:2]
+        size = stored_size(width, height, self.max_side)
+        pixels = resize_picture(picture, size).pixels
+        if self.mask is not None:
+            np.asarray(Image.open(self.mask).resize(size, Image.Resampling.NEAREST))
+        written = sum(len(png.encode(pixels)) for _ in range(self.plain))
+        return written + sum(len(png.encode(draw_boxes(pixels, []))) for _ in range(self.drawn))
+
+
+def floor_of(cases: Sequence[Case], out: Path, max_side: int) -> list[Alone]:
+    """By the set that was made of the cases."""
+    pictures: dict[str, dict[int, bool]] = {}  # case -> hash of a picture -> is a box drawn
+    for row in sets.rows(out, columns=("case", "image", "box_drawn")):
+        pictures.setdefault(row["case"], {})[hash(row["image"]["bytes"])] = row["box_drawn"]
+    work = []
+    for case in cases:
+        drawn = list(pictures.get(hashed("case", case.source, case.id, salt=SALT), {}).values())
+        mask = case.organs if case.lesions else None
+        work.append(Alone(case.image, mask, max_side, drawn.count(False), drawn.count(True)))
+    return work
+
+
+def run_floor(work: Sequence[Alone], workers: int) -> None:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=keep_freed) as pool:
+        sum(pool.map(Alone.run, work, chunksize=32))
 
 
 def family_mib() -> float:
@@ -98,23 +142,29 @@ def family_mib() -> float:
     return total / 1024
 
 
+def cpu_seconds() -> float:
+    """Of this process and the children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 def measure(name: str, images: int, run: Callable[[], object]) -> Measured:
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.1):
+        while not over.wait(0.5):
             peak[0] = max(peak[0], family_mib())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), cpu_seconds()
     try:
         run()
     finally:
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
         over.set()
         watcher.join()
-    return Measured(name, images, seconds, peak[0])
+    return Measured(name, images, seconds, cpu, peak[0])
 
 
 def main() -> None:
@@ -124,49 +174,45 @@ def main() -> None:
     parser.add_argument("--max-side", type=int, default=512, help="pixels of the stored images")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--phantoms", type=Path, help="a folder of `medclm phantom-data`: with organ masks")
+    parser.add_argument("--films", action="store_true", help="of the phantoms the radiographs alone")
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        (folder / "images").mkdir()
-        for number in range(asked.images):
-            write_image(folder / "images", number, asked.side)
-
-        def source() -> Iterator[Case]:
-            if asked.phantoms is None:
-                return cases(folder / "images", asked.images, asked.side)
-            from medclm import phantom
-
-            return phantom.cases(asked.phantoms, Problems())
-
-        count = sum(1 for _ in source())
+        if asked.phantoms is None:
+            (folder / "images").mkdir()
+            for number in range(asked.images):
+                write_image(folder / "images", number, asked.side)
+            cases = list(made_cases(folder / "images", asked.images, asked.side))
+        else:
+            cases = phantoms(asked.phantoms, asked.films)
         organs = "none" if asked.phantoms is None else f"phantom:{asked.phantoms}"
         settings = Settings(salt=SALT, organs=organs, max_side=asked.max_side)
-        results = [
+        converted = [
             measure(
-                "read, resize, encode",
-                asked.images,
-                lambda: run_plain(folder / "images", asked.images, asked.workers, asked.max_side),
-            )
-        ]
-        for engine in engines.ENGINES if asked.ray else ("local",):
-            out = folder / engine
-            found = measure(
                 f"convert ({engine})",
-                count,
-                lambda out=out, engine=engine: convert_cases(
-                    source(), out, settings, Problems(), engine=engine, workers=asked.workers
+                len(cases),
+                lambda engine=engine: convert_cases(
+                    cases, folder / engine, settings, Problems(), engine=engine, workers=asked.workers
                 ),
             )
-            results.append(found)
+            for engine in (engines.ENGINES if asked.ray else ("local",))
+        ]
+        work = floor_of(cases, folder / "local", asked.max_side)
+        floor = measure("read, resize, encode", len(cases), lambda: run_floor(work, asked.workers))
     sizes = f"{asked.side} -> {asked.max_side} pixels"
     print(f"{asked.workers} processes, {os.cpu_count()} cores, {sizes}, organs: {organs.partition(':')[0]}\n")
-    print("| what | images | images/s | ms/image | peak MiB |\n| --- | ---: | ---: | ---: | ---: |")
-    for each in results:
+    print("| what | images | images/s | ms/image | CPU ms/image | peak MiB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for each in (floor, *converted):
         print(each.line())
+    local = converted[0]
+    time_ratio, cpu_ratio = local.seconds / floor.seconds, local.cpu_seconds / floor.cpu_seconds
+    pictures = sum(each.plain + each.drawn for each in work) / len(work)
+    print(f"\n{pictures:.2f} pictures an image; {time_ratio:.2f} times the floor's time, {cpu_ratio:.2f} times its CPU")
     if asked.json is not None:
-        asked.json.write_text(json.dumps([vars(each) for each in results], indent=2) + "\n")
+        asked.json.write_text(json.dumps([asdict(each) for each in (floor, *converted)], indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medclm.privacy import hashed
@@ -39,18 +40,19 @@ def count(data: Path) -> dict:
     for path in sorted(data.glob("*.parquet")):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(AT_ONCE, columns=list(COLUMNS)):
-                for row in batch.to_pylist():
-                    for name in OF_ROWS:
-                        rows[name][row[name]] += 1
+                for name in OF_ROWS:
+                    for entry in batch.column(name).value_counts().to_pylist():
+                        rows[name][entry["values"]] += entry["counts"]
+                new = {case: row for row, case in enumerate(batch.column("case").to_pylist()) if case not in cases}
+                cases |= new.keys()
+                for row in batch.take(pa.array(new.values(), pa.int64())).to_pylist():
                     if row["patient"] not in patients:
                         patients.add(row["patient"])
                         once["patients_by_split"][row["split"]] += 1
-                    if row["case"] not in cases:
-                        cases.add(row["case"])
-                        once["images_by_split"][row["split"]] += 1
-                        once["modality"][row["modality"]] += 1
-                        once["label"].update(row["labels"])
-                        once["organ"].update(row["organs"])
+                    once["images_by_split"][row["split"]] += 1
+                    once["modality"][row["modality"]] += 1
+                    once["label"].update(row["labels"])
+                    once["organ"].update(row["organs"])
     totals = {"rows": sum(rows["split"].values()), "images": len(cases), "patients": len(patients)}
     tables = {name: dict(sorted(found.items())) for name, found in (rows | once).items()}
     return totals | tables

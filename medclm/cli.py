@@ -5,19 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from medclm.evaluation import command as evaluation
 from medclm.problems import DataError, Problems
+from medclm.settings import Settings
 from medclm.training import command
 
 if TYPE_CHECKING:
     from medclm.cases import Case
-    from medclm.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +29,8 @@ app = typer.Typer(
 )
 GENERATED = {"sample": "auto", "phantom": "phantom"}  # sources that this package makes itself -> their organs
 PHANTOMS = 200  # of a `convert phantom` that is given none
+DEFAULT = Settings()
+ALL_STAGES = ",".join(DEFAULT.stages)
 
 
 @app.command("sample-data")
@@ -58,6 +62,7 @@ def phantom_data(
 
 @app.command()
 def convert(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(help="sample, phantom, or a reader; `medclm readers` lists them.")],
     out: Annotated[Path, typer.Option(help="Folder of the set; an older set there is replaced when this is whole.")],
     annotations: Annotated[
@@ -68,61 +73,61 @@ def convert(
         str | None,
         typer.Option(help="none, auto, lungs, or a segmenter's name and path; default: none, or the source's own."),
     ] = None,
-    window: Annotated[str, typer.Option(help="auto, or a preset: lung, soft, bone, brain, ..")] = "auto",
-    max_side: Annotated[int, typer.Option(help="Longest side of stored images, pixels.")] = 512,
-    rule: Annotated[str, typer.Option(help="Which organ hosts a lesion: coverage, iou, box_iou.")] = "coverage",
-    threshold: Annotated[float | None, typer.Option(help="Score an organ must reach; default: the rule's.")] = None,
-    split: Annotated[str, typer.Option(help="Shares of train, val and test, of patients.")] = "0.8,0.1,0.1",
-    keep_split: Annotated[bool, typer.Option("--keep-split", help="The source's own split where it has one.")] = False,
-    stages: Annotated[str, typer.Option(help="Some of easy, medium, hard.")] = "easy,medium,hard",
+    window: Annotated[str, typer.Option(help="auto, or a preset: lung, soft, bone, brain, ..")] = DEFAULT.window,
+    max_side: Annotated[int, typer.Option(help="Longest side of stored images, pixels.")] = DEFAULT.max_side,
+    rule: Annotated[str, typer.Option(help="Which organ hosts a lesion: coverage, iou, box_iou.")] = DEFAULT.rule,
+    threshold: Annotated[
+        float | None, typer.Option(help="Score an organ must reach; default: the rule's.")
+    ] = DEFAULT.threshold,
+    split: Annotated[str, typer.Option(help="Shares of train, val and test, of patients.")] = ",".join(
+        map(str, DEFAULT.ratios)
+    ),
+    keep_split: Annotated[
+        bool, typer.Option("--keep-split", help="The source's own split where it has one.")
+    ] = DEFAULT.keep_split,
+    stages: Annotated[str, typer.Option(help="Some of easy, medium, hard.")] = ALL_STAGES,
     kinds: Annotated[str | None, typer.Option(help="Some kinds of question; default: all.")] = None,
     merge: Annotated[str | None, typer.Option(help="Of several readers' boxes: none, union, wbf, majority.")] = None,
     option: Annotated[list[str] | None, typer.Option("--option", "-o", help="Of the reader: NAME=VALUE.")] = None,
     teacher: Annotated[
         str, typer.Option(help="Who words the reasoning: template, transformers:NAME, https://host/v1#MODEL.")
-    ] = "template",
+    ] = DEFAULT.teacher,
     teacher_cache: Annotated[Path | None, typer.Option(help="Folder of replies; default: the user's cache.")] = None,
     salt_file: Annotated[
         Path | None, typer.Option(help="Text that ids and splits are hashed with; default: the user's own.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")] = DEFAULT.strict,
     allow_burned_in: Annotated[
         bool, typer.Option("--allow-burned-in", help="Take images marked as showing text about the patient.")
-    ] = False,
+    ] = DEFAULT.allow_burned_in,
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.", min=1)] = None,
-    shard_cases: Annotated[int, typer.Option(help="Images a shard.")] = 128,
+    shard_cases: Annotated[int, typer.Option(help="Images a shard.")] = DEFAULT.shard_cases,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left.")] = False,
 ) -> None:
     """Annotations and images become a set. Interrupted, the same command goes on where it stopped."""
     from medclm.archives import cache_folder
     from medclm.pipeline import convert_cases
     from medclm.salts import read_salt
-    from medclm.schema import KINDS
-    from medclm.settings import Settings
 
     problems = Problems(strict)
+    _check_source(source)
     if annotations is None:
         annotations = _default_annotations(source)
-    organs = organs or GENERATED.get(source, "none")
     options = _options(source, (option or []) + ([] if merge is None else [f"merge={merge}"]))
+    # What is called as in Settings goes there as it is.
+    same = {field.name: context.params[field.name] for field in fields(Settings) if field.name in context.params}
     settings = Settings(
-        window=window,
-        max_side=max_side,
-        organs=organs,
-        rule=rule,
-        threshold=threshold,
-        allow_burned_in=allow_burned_in,
-        strict=strict,
-        stages=_words(stages),
-        kinds=KINDS if kinds is None else _words(kinds),
-        ratios=_shares(split),
-        keep_split=keep_split,
-        shard_cases=shard_cases,
-        teacher=teacher,
-        teacher_cache=str(teacher_cache or cache_folder() / "rationales"),
-        reader=options,
-        salt=read_salt(salt_file),
+        **same
+        | {
+            "organs": organs or GENERATED.get(source, DEFAULT.organs),
+            "stages": _words(stages),
+            "kinds": DEFAULT.kinds if kinds is None else _words(kinds),
+            "ratios": _shares(split),
+            "teacher_cache": str(teacher_cache or cache_folder() / "rationales"),
+            "reader": options,
+            "salt": read_salt(salt_file),
+        }
     )
     _check(settings, engine)
     cases = _cases(source, annotations, images, problems, options)
@@ -133,20 +138,26 @@ def convert(
             cases, out, settings, problems, engine=engine, workers=workers, restart=restart, report=report
         )
     _summary(found, out)
+    typer.echo(f"next: medclm view {out}")
 
 
 @app.command()
 def readers() -> None:
     """The sources that `convert` reads, and what each expects."""
+    from rich.padding import Padding
     from rich.table import Table
 
     from medclm.readers import READERS
 
-    table = Table("source", "title", "--annotations", "--images", "options (-o)")
+    console = Console(highlight=False)
     for reader in READERS.values():
-        names = ", ".join(f"{name}={each.default}" for name, each in reader.options().items())
-        table.add_row(reader.name, reader.title, reader.annotations, reader.images, names)
-    Console().print(table)
+        console.print(f"[bold]{reader.name}[/bold]  {escape(reader.title)}")
+        table = Table.grid(padding=(0, 2))
+        table.add_row("--annotations", escape(reader.annotations))
+        table.add_row("--images", escape(reader.images))
+        options = (f"{name}={each.default}" for name, each in reader.options().items())
+        table.add_row("-o", escape(", ".join(options)))
+        console.print(Padding(table, (0, 0, 0, 4)))
 
 
 @app.command()
@@ -156,7 +167,7 @@ def export(
     format: Annotated[str, typer.Option(help="llava, trl, qwen, internvl, paligemma, jsonl, webdataset, ..")],
     codec: Annotated[str | None, typer.Option(help="How boxes are written; default: the format's own.")] = None,
     split: Annotated[str | None, typer.Option(help="One of train, val, test; default: all.")] = None,
-    stages: Annotated[str, typer.Option(help="Some of easy, medium, hard.")] = "easy,medium,hard",
+    stages: Annotated[str, typer.Option(help="Some of easy, medium, hard.")] = ALL_STAGES,
     licences: Annotated[str | None, typer.Option(help="Rows of these alone, separated by commas.")] = None,
     by_stage: Annotated[bool, typer.Option("--by-stage", help="Files by split and stage.")] = False,
 ) -> None:
@@ -205,6 +216,13 @@ def _made(source: str) -> Path:
 
 def _annotations(given: Path | None) -> str:
     return "" if given is None else f" --annotations {given}"
+
+
+def _check_source(source: str) -> None:
+    from medclm.readers import READERS
+
+    if source not in (known := (*GENERATED, *READERS)):
+        raise DataError(f"source: expected one of {', '.join(known)}; got {source!r}")
 
 
 def _default_annotations(source: str) -> Path:
@@ -329,6 +347,9 @@ def _summary(found: dict, folder: Path) -> None:
         console.print(table)
     for reason, entry in found["problems"].items():
         console.print(f"[yellow]left out[/yellow]: {reason}: {entry['count']:,}")
+    details = folder.with_name(f"{folder.name}.problems.json")
+    if found["problems"] and details.exists():
+        typer.echo(f"each by name, for you alone: {details}")
 
 
 def main() -> None:

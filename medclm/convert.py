@@ -7,6 +7,7 @@ files that the items name, and nothing is written. Equal items give equal rows o
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,19 +28,23 @@ if TYPE_CHECKING:
     from medclm.images.picture import Picture
     from medclm.linking import LinkedCase
     from medclm.organs import OrganSource
+    from medclm.organs.source import Mask
     from medclm.questions import Exchange, Rationales
 
 LARGEST_MASKED = 1024  # pixels along a side of an image whose organs are looked for before it is resized
-CONVERT_VERSION = 1  # counts changes after which equal items give other rows
+CONVERT_VERSION = 2  # counts changes after which equal items give other rows
+PICTURES_KEPT = 32  # by Pictures; a partner is mostly one of the next ten images
 
 
 @dataclass
 class Prepared:
-    """One image, read, linked and at its stored size; shared by the items of a batch that show it."""
+    """One image, read, linked and at its stored size; shared by the items that show it."""
 
     linked: LinkedCase  # boxes in stored pixels
     pixels: np.ndarray  # uint8 [H, W] or [H, W, 3]
     original: tuple[int, int]  # (width, height)
+    identity: str  # salted hash of the case
+    patient: str  # salted hash
     spacing: tuple[float, float] | None = None  # mm a stored pixel, (x, y)
     encoded: dict[tuple[int, ...], bytes] = field(default_factory=dict)  # lesions whose box is drawn -> PNG
 
@@ -60,25 +65,46 @@ class Prepared:
         return self.encoded[lesions]
 
 
-def convert(batch: dict[str, list]) -> dict[str, list]:
+@dataclass
+class Pictures:
+    """The images that were shown last, under one settings: items that lie near one another show the same ones."""
+
+    most: int = PICTURES_KEPT
+    known: OrderedDict[tuple[str, str], tuple[Prepared | None, Problems]] = field(default_factory=OrderedDict)
+
+    def of(self, case: dict, settings: Settings, problems: Problems, *, counted: bool) -> Prepared | None:
+        """case: as in an item. A partner's problems are counted with the item whose own case it is, not once more."""
+        key = (case["source"], case["id"])
+        if key not in self.known:
+            found = Problems(settings.strict)
+            self.known[key] = (prepare(Case.from_dict(case), settings, found), found)
+        self.known.move_to_end(key)
+        if len(self.known) > self.most:
+            self.known.popitem(last=False)
+        ready, found = self.known[key]
+        if counted:
+            problems.merge(found)
+        return ready
+
+
+def convert(batch: dict[str, list], pictures: Pictures | None = None) -> dict[str, list]:
     """``{"item": [JSON], "settings": [JSON]}`` -> ``{"rows": [[row, ...]], "problems": [JSON]}``, one element an item.
 
-    An item is what :mod:`medclm.planning` writes. Rows are dicts by medclm.schema. An image that several items show is
-    read once. Raises DataError under strict, or where the settings themselves cannot work.
+    An item is what :mod:`medclm.planning` writes. Rows are dicts by medclm.schema. pictures: of an earlier batch of the
+    same settings; they save reading an image again, and change nothing else. Raises DataError under strict, or where
+    the settings themselves cannot work.
     """
-    prepared: dict[tuple[str, str], tuple[Prepared | None, Problems]] = {}
+    pictures = Pictures() if pictures is None else pictures
     made: dict[str, list] = {"rows": [], "problems": []}
     for text, settings_text in zip(batch["item"], batch["settings"], strict=True):
         settings = _settings(settings_text)
         item = json.loads(text)
         problems = Problems(settings.strict)
-        case = Case.from_json(json.dumps(item["case"]))
-        own = _prepared(case, prepared, settings, problems, counted=True)
+        own = pictures.of(item["case"], settings, problems, counted=True)
         partner = None
         if own is not None and item["partner"] is not None and "hard" in settings.stages:
-            other = Case.from_json(json.dumps(item["partner"]))
-            partner = _prepared(other, prepared, settings, problems, counted=False)
-        made["rows"].append([] if own is None else _rows(item, case, own, partner, settings, problems))
+            partner = pictures.of(item["partner"], settings, problems, counted=False)
+        made["rows"].append([] if own is None else _rows(item, own, partner, settings, problems))
         made["problems"].append(json.dumps(problems.to_dict()))
     return made
 
@@ -104,18 +130,6 @@ def _rationales(spec: str, cache: str | None) -> Rationales | None:
     except ValueError as error:
         raise DataError(str(error)) from None
     return None if asked is None else Rationales(asked, None if cache is None else Path(cache))
-
-
-def _prepared(case: Case, known: dict, settings: Settings, problems: Problems, *, counted: bool) -> Prepared | None:
-    """A partner's problems are counted with the item whose own case it is, not once more here."""
-    key = (case.source, case.id)
-    if key not in known:
-        found = Problems(settings.strict)
-        known[key] = (prepare(case, settings, found), found)
-    ready, found = known[key]
-    if counted:
-        problems.merge(found)
-    return ready
 
 
 def prepare(case: Case, settings: Settings, problems: Problems) -> Prepared | None:
@@ -150,33 +164,39 @@ def prepare(case: Case, settings: Settings, problems: Problems) -> Prepared | No
         threshold=settings.threshold,
         laterality_verified=picture.laterality_verified,
     )
-    return Prepared(linked, np.ascontiguousarray(picture.pixels), (width, height), picture.spacing)
+    return Prepared(
+        linked,
+        np.ascontiguousarray(picture.pixels),
+        (width, height),
+        hashed("case", case.source, case.id, salt=settings.salt),
+        hashed("patient", case.source, case.patient, salt=settings.salt),
+        picture.spacing,
+    )
 
 
 def _stored(
     case: Case, scaled: Case, picture: Picture, size: tuple[int, int], settings: Settings
-) -> tuple[Picture, dict[str, np.ndarray]]:
+) -> tuple[Picture, dict[str, Mask]]:
     """The picture and its organ masks at the stored size.
 
     Masks of volumes must lie on the image's own grid, so they are looked for there; but a film has millions of pixels
-    and may have a hundred organs: it is resized first.
+    and may have a hundred organs: it is resized first. Without lesions no mask is looked for.
     """
+    if not case.lesions:
+        return resize_picture(picture, size), {}
     source = _organ_source(settings.organs)
     if max(picture.pixels.shape[:2]) > LARGEST_MASKED:
         picture = resize_picture(picture, size)
         return picture, source.masks(scaled, picture)
     masks = {name: resize_mask(mask, size) for name, mask in source.masks(case, picture).items()}
-    return resize_picture(picture, size), {name: mask for name, mask in masks.items() if mask.any()}
+    return resize_picture(picture, size), masks
 
 
-def _rows(
-    item: dict, case: Case, own: Prepared, partner: Prepared | None, settings: Settings, problems: Problems
-) -> list[dict]:
+def _rows(item: dict, own: Prepared, partner: Prepared | None, settings: Settings, problems: Problems) -> list[dict]:
     from medclm.questions import QuestionSettings, exchanges
 
     wanted = QuestionSettings(kinds=settings.kinds, stages=settings.stages)
     asked = exchanges(own.linked, None if partner is None else partner.linked, wanted, spacing=own.spacing)
-    identity = hashed("case", case.source, case.id, salt=settings.salt)
     provenance = hashed("provenance", _provenance(item, settings), salt=settings.salt)
     rationales = _rationales(settings.teacher, settings.teacher_cache)
     rows = []
@@ -185,10 +205,10 @@ def _rows(
         if rationales is not None and exchange.stage != "hard":
             pixels = shown.drawn(exchange.about) if exchange.stage == "easy" else shown.pixels
             exchange = rationales.of(exchange, own.linked, pixels, problems, spacing=own.spacing)
-        id = f"{identity}-{exchange.kind}-{exchange.stage}"
+        id = f"{own.identity}-{exchange.kind}-{exchange.stage}"
         rows.append(_row(id, item["split"], provenance, exchange, shown, settings))
     if not rows:
-        unasked = Problems()  # no fault of the data: counted under strict, too
+        case, unasked = own.linked.case, Problems()  # no fault of the data: counted under strict, too
         unasked.add(Reason.NOTHING_LEFT, f"{case.source} {case.id}")
         problems.merge(unasked)
     return rows
@@ -201,10 +221,10 @@ def _row(id: str, split: str, provenance: str, exchange: Exchange, shown: Prepar
     label = labels[exchange.about[0]] if exchange.about else next(iter(labels), NO_LESION)
     return {
         "id": id,
-        "case": hashed("case", case.source, case.id, salt=settings.salt),
+        "case": shown.identity,
         "source": case.source,
         "split": split,
-        "patient": hashed("patient", case.source, case.patient, salt=settings.salt),
+        "patient": shown.patient,
         "image": {"bytes": shown.image(drawn), "path": None},
         "width": case.width,
         "height": case.height,
@@ -245,8 +265,7 @@ def _provenance(item: dict, settings: Settings) -> str:
         return case | {"image": image, "organs": _name(case["organs"])}
 
     cases = [placeless(item["case"]), placeless(item["partner"])]
-    asked = {name: value for name, value in settings.public().items() if name not in ("strict", "shard_cases")}
-    return json.dumps([SCHEMA_VERSION, CONVERT_VERSION, cases, asked], sort_keys=True)
+    return json.dumps([SCHEMA_VERSION, CONVERT_VERSION, cases, settings.of_rows], sort_keys=True)
 
 
 def _name(path: str | None) -> str | None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from medclm import boxes
 from medclm.cases import Case, Lesion
 from medclm.organs import names
+from medclm.organs.source import Mask
 from medclm.regions import Region
 
 RULES = ("coverage", "iou", "box_iou")
@@ -49,20 +51,19 @@ class Link:
 
 @dataclass(frozen=True)
 class LinkedCase:
-    """A case with one link a lesion, in order, and the names of all organs that have a mask in the picture.
+    """A case with one link a lesion, in order.
 
     laterality_verified: every left and right that can be said of it comes from a world axis or an organ's name.
     """
 
     case: Case
     links: tuple[Link, ...]
-    organs: tuple[str, ...]
     laterality_verified: bool
 
 
 def link(
     lesion: Lesion,
-    masks: Mapping[str, np.ndarray],  # canonical name -> bool [H, W]
+    masks: Mapping[str, Mask],  # canonical name -> bool [H, W]
     *,
     rule: str = "coverage",
     threshold: float | None = None,
@@ -71,17 +72,17 @@ def link(
     """threshold: the score that an organ must reach (and be more than 0); None: of THRESHOLDS. laterality_verified:
     the columns are known to run from the patient's right to left.
 
-    Counting is O(area of the lesion's box) an organ, after one count of each organ's pixels; a case of several lesions
-    is better given to :func:`link_case`, which counts once.
+    Counting is O(area of the lesion's box) an organ, and once the pixels of each organ that it touches; a case of
+    several lesions is better given to :func:`link_case`, which counts those once.
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}; got {rule!r}")
-    return _link(lesion, _measure(masks, rule), rule, threshold, laterality_verified)
+    return _link(lesion, _organs(masks, rule), rule, threshold, laterality_verified)
 
 
 def link_case(
     case: Case,
-    masks: Mapping[str, np.ndarray],  # canonical name -> bool [H, W]
+    masks: Mapping[str, Mask],  # canonical name -> bool [H, W]
     *,
     rule: str = "coverage",
     threshold: float | None = None,
@@ -90,23 +91,36 @@ def link_case(
     """All lesions of a case; see :func:`link`."""
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}; got {rule!r}")
-    organs = _measure(masks, rule)
+    organs = _organs(masks, rule)
     links = tuple(_link(each, organs, rule, threshold, laterality_verified) for each in case.lesions)
     by_name = bool(links) and all(names.side(each.organ) is not None for each in links)
-    return LinkedCase(case, links, tuple(sorted(organs)), laterality_verified or by_name)
+    return LinkedCase(case, links, laterality_verified or by_name)
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class _Organ:
-    mask: np.ndarray
-    area: int
-    box: boxes.Box | None  # for box_iou only: costs a look at every pixel
-    region: Region | None = None  # made when it is first asked for
+    """What costs a look at every pixel is measured when it is first asked for: most organs lie apart from the lesions.
 
-    def as_region(self) -> Region:
-        if self.region is None:
-            self.region = Region.of(self.mask)
-        return self.region
+    mask  bool [H, W], or a layer of bits
+    """
+
+    mask: Mask
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        return np.asarray(self.mask)
+
+    @cached_property
+    def area(self) -> int:
+        return int(np.count_nonzero(self.whole))
+
+    @cached_property
+    def box(self) -> boxes.Box:
+        return boxes.from_mask(self.whole)
+
+    @cached_property
+    def region(self) -> Region:
+        return Region.of(self.whole)
 
 
 @dataclass(frozen=True)
@@ -117,12 +131,9 @@ class _Score:
     coverage: float
 
 
-def _measure(masks: Mapping[str, np.ndarray], rule: str) -> dict[str, _Organ]:
-    found = {}
-    for name, mask in masks.items():
-        if area := int(np.count_nonzero(mask)):
-            found[name] = _Organ(mask, area, boxes.from_mask(mask) if rule == "box_iou" else None)
-    return found
+def _organs(masks: Mapping[str, Mask], rule: str) -> dict[str, _Organ]:
+    """Without the empty ones where that matters: they have no box, and share no pixel with a lesion."""
+    return {name: _Organ(mask) for name, mask in masks.items() if rule != "box_iou" or np.any(mask)}
 
 
 def _link(
@@ -136,11 +147,11 @@ def _link(
     scores = []
     for name, organ in organs.items():
         inside = organ.mask[top : top + weights.shape[0], left : left + weights.shape[1]]
-        common = float(weights[inside].sum())
-        coverage = common / total if total > 0.0 else 0.0
-        overlap = common / (total + organ.area - common)
-        score = {"coverage": coverage, "iou": overlap}.get(rule)
-        scores.append(_Score(name, boxes.iou(lesion.box, organ.box) if score is None else score, overlap, coverage))
+        common = float(weights[inside].sum()) if inside.any() else 0.0  # most organs lie elsewhere
+        coverage = common / total if common > 0.0 else 0.0
+        overlap = common / (total + organ.area - common) if common > 0.0 else 0.0
+        score = boxes.iou(lesion.box, organ.box) if rule == "box_iou" else coverage if rule == "coverage" else overlap
+        scores.append(_Score(name, score, overlap, coverage))
     least = THRESHOLDS[rule] if threshold is None else threshold
     passed = [each for each in scores if each.score >= least and each.score > 0.0]
     if not passed:
@@ -152,7 +163,7 @@ def _link(
         chosen.score,
         chosen.iou,
         chosen.coverage,
-        organs[chosen.name].as_region(),
+        organs[chosen.name].region,
         names.side(chosen.name) or (_side_by_axis(lesion.box, chosen.name, width) if laterality_verified else None),
     )
 

@@ -18,10 +18,10 @@ class Region:
 
     @classmethod
     def of(cls, mask: np.ndarray) -> Region:  # bool [H, W]
-        flat = np.concatenate([[False], np.asarray(mask, bool).ravel()])
-        changes = np.flatnonzero(flat[1:] != flat[:-1])
-        runs = np.diff(np.concatenate([[0], changes, [mask.size]]))
-        return cls(mask.shape[1], mask.shape[0], tuple(int(run) for run in runs))
+        flat = np.asarray(mask, bool).ravel()
+        changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        runs = np.diff(changes, prepend=0, append=flat.size).tolist()
+        return cls(mask.shape[1], mask.shape[0], (0, *runs) if flat[:1].any() else tuple(runs))
 
     def mask(self) -> np.ndarray:  # bool [H, W]
         if sum(self.runs) != self.width * self.height:

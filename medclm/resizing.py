@@ -15,6 +15,7 @@ from medclm.regions import Region
 
 if TYPE_CHECKING:
     from medclm.images.picture import Picture
+    from medclm.organs.source import Mask
 
 
 def stored_size(width: int, height: int, max_side: int) -> tuple[int, int]:
@@ -41,11 +42,11 @@ def resize_picture(picture: Picture, size: tuple[int, int]) -> Picture:
     return replace(picture, pixels=np.asarray(pixels), raw=raw, spacing=spacing)
 
 
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:  # bool [H, W] -> bool [height, width]
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:  # bool [H, W] -> bool [height, width]
     """Nearest neighbour; the same object where the size is the mask's own."""
     if (mask.shape[1], mask.shape[0]) == size:
         return mask
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(np.asarray(mask)).resize(size, Image.Resampling.NEAREST))
 
 
 def resize_region(region: Region, size: tuple[int, int]) -> Region | None:

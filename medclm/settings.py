@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from medclm.linking import RULES
@@ -79,6 +80,11 @@ class Settings:
         raw["teacher"] = f"{kind.partition(':')[0]}:{Path(model).name}" if model else self.teacher
         raw["reader"] = {name: value for name, value in self.reader.items() if not _names_a_file(value)}
         return raw
+
+    @cached_property
+    def of_rows(self) -> dict:
+        """What of :meth:`public` a row depends on."""
+        return {name: value for name, value in self.public().items() if name not in ("strict", "shard_cases")}
 
 
 def _names_a_file(value: object) -> bool:

@@ -11,19 +11,14 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from medclm.convert import convert
+from medclm import row_groups
+from medclm.convert import Pictures, convert
 from medclm.problems import DataError, Problems
-from medclm.schema import SCHEMA
 from medclm.settings import Settings
 from medclm.whole_files import write_whole
 
-ITEMS_AT_ONCE = 64  # share the images that several of them show
+ITEMS_AT_ONCE = 16
 ROWS_AT_ONCE = 64  # a row group: what a random access reads and what a writer holds
-# An image that several questions are about is stored once a row group.
-DICTIONARY_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -95,13 +90,11 @@ def make_shard(task: Task) -> Done:
     counts = {"images": 0, "rows": 0}
 
     def write(path: Path) -> None:
-        with pq.ParquetWriter(
-            path, SCHEMA, compression="zstd", compression_level=1, dictionary_pagesize_limit=DICTIONARY_BYTES
-        ) as writer:
+        with row_groups.writer(path) as writer:
             rows = _converted(Path(task.items), task.settings, problems, counts)
             while group := list(islice(rows, ROWS_AT_ONCE)):
                 counts["rows"] += len(group)
-                writer.write_table(pa.Table.from_pylist(group, SCHEMA))
+                writer.write_table(row_groups.table(group))
 
     path = Path(task.data) / f"{task.shard}.parquet"
     write_whole(path, write)
@@ -112,9 +105,10 @@ def make_shard(task: Task) -> Done:
 
 def _converted(items: Path, settings: str, problems: Problems, counts: dict[str, int]) -> Iterator[dict]:
     """The rows of a file of items; problems and counts are added to."""
+    pictures = Pictures()
     with open(items) as lines:
         while batch := list(islice(lines, ITEMS_AT_ONCE)):
-            made = convert({"item": batch, "settings": [settings] * len(batch)})
+            made = convert({"item": batch, "settings": [settings] * len(batch)}, pictures)
             for found in made["problems"]:
                 problems.merge(Problems.from_dict(json.loads(found)))
             counts["images"] += sum(bool(rows) for rows in made["rows"])

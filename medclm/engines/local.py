@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
+from medclm.allocation import keep_freed
 from medclm.problems import DataError
 from medclm.shards import Done, Task, finished, make_shards
 
@@ -50,6 +51,7 @@ def _only(batch: dict[str, list]) -> Done:
 
 def _start_worker() -> None:
     """Ctrl-C is the parent's affair; and who kills the parent kills its workers."""
+    keep_freed()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -1,4 +1,6 @@
-"""One DICOM image. No tag leaves this file but the modality, the pixel spacing and which way the columns run."""
+"""One DICOM image, or one frame of a file of several. No tag leaves this file but the modality, the pixel spacing and
+which way the columns run.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,13 @@ _MODALITIES = {
     "SM": "pathology",
     "DMS": "dermoscopy",
 }
+# Enhanced files (PS3.3 C.7.6.16): what a plain file says at its top stands in these groups, for all frames or for one.
+_OF_FRAMES = {
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+}
 
 
 def is_dicom(path: Path) -> bool:
@@ -58,10 +67,11 @@ def refuse_burned_in(dataset: Dataset, path: Path, allowed: bool) -> None:
 def load(ref: ImageRef, window: str | windows.Window = "auto", allow_burned_in: bool = False) -> Picture:
     """Modality LUT, then VOI LUT (the first window of several) scaled to 0..255, then MONOCHROME1 inverted.
 
-    Colour is not windowed: a secondary capture often keeps the window of the image it was made of. Raises ImageError.
+    Of a file with several frames that of ``ref.slice``, in the file's order. Colour is not windowed: a secondary
+    capture often keeps the window of the image it was made of. Raises ImageError.
     """
     import pydicom
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels import apply_modality_lut, pixel_array
 
     path = Path(ref.path)
     try:
@@ -71,10 +81,10 @@ def load(ref: ImageRef, window: str | windows.Window = "auto", allow_burned_in: 
     except Exception as error:  # what pydicom raises for a damaged file is not one class
         raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: {error}") from error
     refuse_burned_in(dataset, path, allow_burned_in)
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: expected one frame, got {dataset.NumberOfFrames}")
+    frame = _frame(dataset, ref.slice, path)
     try:
-        stored = dataset.pixel_array  # [H, W] or [H, W, 3]
+        _take(dataset, frame)
+        stored = pixel_array(dataset, index=frame)  # [H, W] or [H, W, 3]
         if dataset.PhotometricInterpretation == "PALETTE COLOR" or dataset.SamplesPerPixel > 1:
             return Picture(_colour(dataset, stored), None, None, _right_to_left(dataset), modality(dataset))
         raw = apply_modality_lut(stored, dataset).astype(np.float32) + np.float32(ref.offset)
@@ -82,6 +92,27 @@ def load(ref: ImageRef, window: str | windows.Window = "auto", allow_burned_in: 
     except Exception as error:
         raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: {_explained(dataset, error)}") from error
     return Picture(pixels, raw, _spacing(dataset), _right_to_left(dataset), modality(dataset))
+
+
+def _frame(dataset: Dataset, asked: int | None, path: Path) -> int:
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if asked is None and frames > 1:
+        raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: {frames} frames, and its annotation does not say which one")
+    if not 0 <= (asked or 0) < frames:
+        raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: expected a frame of 0 .. {frames - 1}, got {asked}")
+    return asked or 0
+
+
+def _take(dataset: Dataset, frame: int) -> None:
+    """What an enhanced file says of the frame, moved to where a file of that frame alone has it."""
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    for group in (*shared[:1], *own[frame : frame + 1]):
+        for sequence, names in _OF_FRAMES.items():
+            for item in (group.get(sequence) or [])[:1]:
+                for name in names:
+                    if name in item:
+                        dataset[name] = item[name]
 
 
 def _grey(dataset: Dataset, raw: np.ndarray, asked: str | windows.Window, source: windows.Window | None) -> np.ndarray:

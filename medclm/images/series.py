@@ -66,6 +66,10 @@ def read(folder: Path) -> Series:
     for path, header in found:
         if not (header.get("Modality") and header.get("ImagePositionPatient")):
             raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: expected a slice with a position; is the file cut off?")
+        if int(header.get("NumberOfFrames") or 1) > 1:
+            raise ImageError(
+                Reason.IMAGE_UNREADABLE, f"{path}: expected a slice a file, got {header.NumberOfFrames} frames in one"
+            )
     uids = {str(header.get("SeriesInstanceUID")) for _, header in found}
     if len(uids) > 1:
         raise ImageError(

@@ -30,6 +30,6 @@ class FromCallable:
             if mask.shape != picture.pixels.shape[:2]:
                 raise OrganError(
                     Reason.MASK_GRID,
-                    f"{case.id}: {self.name}: {name}: expected {picture.pixels.shape[:2]}, got {mask.shape}",
+                    f"{self.name}: {name}: expected {picture.pixels.shape[:2]}, got {mask.shape}",
                 )
         return collect(found)

@@ -51,15 +51,15 @@ class CheXmask:
     def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
         row = next((found for key in keys(case) if (found := self._index.row(self.path, key)) is not None), None)
         if row is None:
-            raise OrganError(Reason.MASK_MISSING, f"{case.id}: not in {self.path.name}")
+            raise OrganError(Reason.MASK_MISSING, f"not in {self.path.name}")
         try:
             quality, height, width = float(row[QUALITY]), int(float(row["Height"])), int(float(row["Width"]))
             if not quality >= self.minimum_dice:
-                raise OrganError(Reason.NOISY, f"{case.id}: {QUALITY} {quality:.2f} < {self.minimum_dice}")
-            what, shape = f"{case.id}: {self.path.name}", picture.pixels.shape[:2]
+                raise OrganError(Reason.NOISY, f"{self.path.name}: {QUALITY} {quality:.2f} < {self.minimum_dice}")
+            what, shape = self.path.name, picture.pixels.shape[:2]
             return collect({organ: fit(decode(row[organ], height, width), shape, what) for organ in ORGANS})
         except ValueError as error:
-            raise OrganError(Reason.MASK_UNREADABLE, f"{case.id}: {self.path.name}: {error}") from error
+            raise OrganError(Reason.MASK_UNREADABLE, f"{self.path.name}: {error}") from error
 
 
 def decode(runs: str, height: int, width: int) -> np.ndarray:

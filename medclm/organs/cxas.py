@@ -35,20 +35,20 @@ class Cxas:
     def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
         path = find(case, self.root, (".json", "", ".npy", ".npz"))
         if path.is_dir():
-            found = _pictures(path, case.id)
+            found = _pictures(path)
         elif path.suffix == ".json":
-            found = _coco(path, case.id)
+            found = _coco(path)
         else:
-            found = dict(zip(CHANNELS, read_channels(path, len(CHANNELS), case.id), strict=True))
+            found = dict(zip(CHANNELS, read_channels(path, len(CHANNELS)), strict=True))
         shape = picture.pixels.shape[:2]
         fitted = {
-            name: resize(mask, shape) if mask.shape == MODEL_GRID else fit(mask, shape, f"{case.id}: {path.name}")
+            name: resize(mask, shape) if mask.shape == MODEL_GRID else fit(mask, shape, path.name)
             for name, mask in found.items()
         }
         return collect(fitted, merge_lobes=self.merge_lobes)
 
 
-def _coco(path: Path, case: str) -> dict[str, np.ndarray]:
+def _coco(path: Path) -> dict[str, np.ndarray]:
     """Annotations with compressed run lengths; names by the file's own categories, else by channel number."""
     from pycocotools import mask as coco
 
@@ -62,10 +62,10 @@ def _coco(path: Path, case: str) -> dict[str, np.ndarray]:
                 found[named[number] if named else CHANNELS[number]] = coco.decode(each["segmentation"]) > 0
         return found
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise OrganError(Reason.MASK_UNREADABLE, f"{case}: {path.name}: {error!r}") from error
+        raise OrganError(Reason.MASK_UNREADABLE, f"{path.name}: {error!r}") from error
 
 
-def _pictures(folder: Path, case: str) -> dict[str, np.ndarray]:
+def _pictures(folder: Path) -> dict[str, np.ndarray]:
     """One picture of a channel, named after it."""
     found = {}
     for path in sorted((*folder.glob("*.png"), *folder.glob("*.jpg"), *folder.glob("*.npy"))):
@@ -76,7 +76,7 @@ def _pictures(folder: Path, case: str) -> dict[str, np.ndarray]:
                 with Image.open(path) as image:
                     found[path.stem] = np.asarray(image.convert("L")) > 127
         except (OSError, ValueError, UnidentifiedImageError) as error:
-            raise OrganError(Reason.MASK_UNREADABLE, f"{case}: {folder.name}/{path.name}: {error}") from error
+            raise OrganError(Reason.MASK_UNREADABLE, f"{folder.name}/{path.name}: {error}") from error
     if not found:
-        raise OrganError(Reason.MASK_MISSING, f"{case}: {folder.name}: no picture of a channel in the folder")
+        raise OrganError(Reason.MASK_MISSING, f"{folder.name}: no picture of a channel in the folder")
     return found

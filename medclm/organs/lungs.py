@@ -45,7 +45,7 @@ class Lungs:
         if case.modality != "CT" or picture.raw is None:
             raise OrganError(
                 Reason.MASK_MISSING,
-                f"{case.id}: lungs need the Hounsfield units of a CT slice, this is {case.modality}",
+                f"lungs need the Hounsfield units of a CT slice, this is {case.modality}",
             )
         first, second = (
             self._grown(half, picture.spacing) for half in halves(picture.raw, picture.spacing)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,6 +45,7 @@ _LOBE = re.compile(r"^(left|right) (upper|middle|lower) lobe$")
 _NOT_ORGANS = re.compile(r"\b(kidney cyst|background)\b")
 
 
+@lru_cache(maxsize=4096)
 def canonical(name: str) -> str:
     """``lung_upper_lobe_left`` -> "left upper lobe", ``rib_left_5`` -> "left 5th rib", ``Weasand`` -> "oesophagus"."""
     words = re.sub(r"[\s_]+", " ", name).strip().lower().split(" ")

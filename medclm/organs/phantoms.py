@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from medclm.organs.names import collect
+from medclm.organs.layers import layers
+from medclm.organs.names import canonical, collect
 from medclm.organs.placement import find, fit
-from medclm.organs.source import OrganError
+from medclm.organs.source import Mask, OrganError
 from medclm.problems import Reason
 
 if TYPE_CHECKING:
@@ -29,14 +30,17 @@ class Phantoms:
     root: Path | None = None
     name: str = "phantom"
 
-    def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
+    def masks(self, case: Case, picture: Picture) -> dict[str, Mask]:
         path = find(case, self.root, (".png",))
         try:
             with Image.open(path) as image:
                 names = image.info[NAMES_KEY].split(NAMES_SEPARATOR)
                 bits = np.asarray(image, dtype=np.uint16)
-        except (OSError, KeyError, UnidentifiedImageError) as error:
-            raise OrganError(Reason.MASK_UNREADABLE, f"{case.id}: {path.name}: {error!r}") from error
-        what, shape = f"{case.id}: {path.name}", picture.pixels.shape[:2]
-        masks = ((name, (bits & np.uint16(1 << bit)).astype(bool)) for bit, name in enumerate(names))
-        return collect({name: fit(mask, shape, what) for name, mask in masks})
+            if bits.ndim != 2:
+                raise ValueError(f"expected one value a pixel, got {bits.shape[2]}")
+        except (OSError, ValueError, KeyError, UnidentifiedImageError) as error:
+            raise OrganError(Reason.MASK_UNREADABLE, f"{path.name}: {error!r}") from error
+        what, shape, found = path.name, picture.pixels.shape[:2], layers(bits, names)
+        if bits.shape == shape and all(canonical(name) == name for name in found):
+            return found
+        return collect({name: fit(np.asarray(mask), shape, what) for name, mask in found.items()})

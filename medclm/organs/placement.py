@@ -34,18 +34,16 @@ def find(case: Case, root: Path | None, suffixes: tuple[str, ...]) -> Path:
     elif root is not None:
         tried = [root / f"{stem(case.image_path())}{suffix}" for suffix in suffixes]
     else:
-        raise OrganError(
-            Reason.MASK_MISSING, f"{case.id}: the case names no masks, and the organ source was given no folder"
-        )
+        raise OrganError(Reason.MASK_MISSING, "the case names no masks, and the organ source was given no folder")
     for path in tried:
         if path.exists():
             return path
-    raise OrganError(Reason.MASK_MISSING, f"{case.id}: expected one of {', '.join(path.name for path in tried)}")
+    raise OrganError(Reason.MASK_MISSING, f"expected one of {', '.join(path.name for path in tried)}")
 
 
 def fit(mask: np.ndarray, shape: tuple[int, int], what: str) -> np.ndarray:
     """bool [h, w] -> bool [H, W]: the picture may have been resized, not cropped. Raises OrganError where the two
-    differ in aspect; ``what`` names case and file."""
+    differ in aspect; ``what`` names the file."""
     a, b = mask.shape[1] / mask.shape[0], shape[1] / shape[0]
     if abs(a - b) > ASPECT_TOLERANCE * max(a, b):
         raise OrganError(Reason.MASK_GRID, f"{what}: masks {list(mask.shape)} for a picture {list(shape)}")

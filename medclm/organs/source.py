@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from medclm.organs.layers import Layer
 from medclm.problems import DataError, Reason
 
 if TYPE_CHECKING:
@@ -23,11 +24,16 @@ SPECS = (
     "cxas[:PATH]",
     "torchxrayvision[-crop][:PATH]",
     "chexmask:CSV",
+    "slake[:FOLDER]",
 )
 
 
+Mask = np.ndarray | Layer  # bool [H, W], or what is one when it is looked at
+
+
 class OrganError(Exception):
-    """No masks for one case: counted by its reason, or raised further under ``--strict``."""
+    """No masks for one case: counted by its reason, or raised further under ``--strict``. ``what`` names the file and
+    what is wrong with it; whoever counts it names the case."""
 
     def __init__(self, reason: Reason, what: str) -> None:
         super().__init__(f"{reason.value}: {what}")
@@ -43,7 +49,7 @@ class OrganSource(Protocol):
 
     name: str
 
-    def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
+    def masks(self, case: Case, picture: Picture) -> dict[str, Mask]:
         """Canonical organ name -> bool [H, W] on the picture's grid, none empty. Raises OrganError where the masks of
         this case are missing, unreadable or on another grid."""
 
@@ -82,6 +88,10 @@ def organ_source(spec: str, *, merge_lobes: bool = False) -> OrganSource:
         from medclm.organs.phantoms import Phantoms
 
         return Phantoms(root)
+    if kind == "slake":
+        from medclm.organs.slake import Slake
+
+        return Slake(root)
     if kind in ("totalsegmentator", "totalsegmentator-v1", "totalsegmentator-v2", "totalsegmentator-mr"):
         from medclm.organs.totalsegmentator import TotalSegmentator
 

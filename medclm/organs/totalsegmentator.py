@@ -75,11 +75,8 @@ class TotalSegmentator:
 
     def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
         path = self._path(case)
-        try:
-            found = read(path, self.version)
-        except OrganError as error:
-            raise OrganError(error.reason, f"{case.id}: {error.what}") from error
-        what, depth = f"{case.id}: {path.name}", found.grid.size[2]
+        found = read(path, self.version)
+        what, depth = path.name, found.grid.size[2]
         z = 0 if case.image.slice is None and depth == 1 else case.image.slice
         if z is None or not 0 <= z < depth:
             raise OrganError(Reason.MASK_GRID, f"{what}: no slice {z} in masks of {depth} slices")

@@ -41,7 +41,7 @@ class XrayVision:
 
     def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
         path = find(case, self.root, (".npy", ".npz"))
-        channels = read_channels(path, len(CHANNELS), case.id)
+        channels = read_channels(path, len(CHANNELS))
         height, width = picture.pixels.shape[:2]
         return collect({name: self._fitted(mask, height, width) for name, mask in zip(CHANNELS, channels, strict=True)})
 
@@ -55,18 +55,18 @@ class XrayVision:
         return whole
 
 
-def read_channels(path: Path, count: int, case: str) -> np.ndarray:
+def read_channels(path: Path, count: int) -> np.ndarray:
     """``.npy``, or the first array of an ``.npz``: [count, H, W] or [1, count, H, W] -> bool. Set is: not 0 of
     integers; above 0.5 of probabilities; above 0 of logits (floats that leave [0, 1])."""
     try:
         loaded = np.load(path, allow_pickle=False)
         values = loaded[loaded.files[0]] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
     except (OSError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as error:
-        raise OrganError(Reason.MASK_UNREADABLE, f"{case}: {path.name}: {error}") from error
+        raise OrganError(Reason.MASK_UNREADABLE, f"{path.name}: {error}") from error
     if values.ndim == 4 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 3 or values.shape[0] != count:
-        raise OrganError(Reason.MASK_GRID, f"{case}: {path.name}: expected [{count}, H, W], got {list(values.shape)}")
+        raise OrganError(Reason.MASK_GRID, f"{path.name}: expected [{count}, H, W], got {list(values.shape)}")
     if values.dtype.kind != "f":
         return values != 0
     logits = bool((values < 0).any() or (values > 1).any())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ _MASS_ENDINGS = ("megaly", "osis", "asis", "ening", "pathy", "itis")
 _COUNTED = frozenset(("metastasis", "stenosis", "anastomosis"))
 _CONSONANT_SOUNDS = ("uni", "ure", "uri", "ute", "use", "usu", "eu", "one", "once")
 _VOWEL_SOUNDS = ("hour", "heir", "honest", "x-ray", "mri")
+_of_few = lru_cache(maxsize=4096)  # a source has some labels and asks for the forms of each in every question
 
 
+@_of_few
 def spoken(label: str) -> str:
     """A label as it stands in a sentence."""
     words = " ".join(label.replace("_", " ").split())
@@ -52,6 +55,7 @@ def _head(noun: str) -> str:  # of "fracture of the rib": fracture; of "pleural 
     return re.split(r" (?:of|in|with) ", noun)[0].split(" ")[-1]
 
 
+@_of_few
 def is_plural(noun: str) -> bool:
     """Already more than one: "opacities"; not "mass", "metastasis", "thrombus"."""
     head = _head(noun)
@@ -60,12 +64,14 @@ def is_plural(noun: str) -> bool:
     )
 
 
+@_of_few
 def is_mass(noun: str) -> bool:
     """Not counted: "pneumonia", "cardiomegaly", "pleural thickening"."""
     head = _head(noun)
     return head not in _COUNTED and (head in _MASS_WORDS or head.endswith(_MASS_ENDINGS))
 
 
+@_of_few
 def with_article(noun: str) -> str:
     """ "a nodule", "an effusion", "pneumonia", "opacities"."""
     if is_mass(noun) or is_plural(noun):
@@ -87,6 +93,7 @@ def _plural_word(word: str) -> str:
     return word + "s"
 
 
+@_of_few
 def plural(noun: str) -> str:
     """ "nodules", "masses", "fractures of the rib", "nodules/masses"; "regions of pneumonia"."""
     if is_mass(noun):

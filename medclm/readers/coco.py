@@ -30,6 +30,7 @@ def read(
     modality: str = "other",
     source: str = "coco",
     patient_key: str = "patient_id",
+    frame_key: str = "frame",
     exhaustive: bool = False,
     crowds: bool = True,
     split: str | None = None,
@@ -42,6 +43,7 @@ def read(
     source       name of this set, where several are converted together: ids are unique in their source only
     patient_key  field of an image that names the patient; where it has none the image's id stands for one, and
                  images of one patient may come into different splits
+    frame_key    field of an image that says which frame of a DICOM file with several it is, from 0
     exhaustive   every category was looked for in every image: those without an annotation are absent
     crowds       keep annotations with ``iscrowd`` (one region around several objects), with that as an attribute
     split        of all cases
@@ -71,6 +73,10 @@ def read(
         path = files.find(where, name)
         if path is None:
             continue
+        frame = image.get(frame_key)
+        if frame is not None and (type(frame) is not int or frame < 0):
+            problems.add(Reason.ROW_MALFORMED, f"{where}: expected {frame_key} to count frames from 0, got {frame!r}")
+            continue
         size = size_of(image.get("width"), image.get("height"))
         kept = found if crowds else [entry for entry in found if not entry.get("iscrowd")]
         lesions = (_lesion(entry, names, size, annotations, problems) for entry in kept)
@@ -79,7 +85,7 @@ def read(
             source=source,
             patient=str(id if image.get(patient_key) in (None, "") else image[patient_key]),
             modality=modality,
-            image=ImageRef(path),
+            image=ImageRef(path, slice=frame),
             lesions=tuple(lesion for lesion in lesions if lesion is not None),
             absent=_absent(image, found, names, exhaustive),
             width=size[0] if size else None,

@@ -11,6 +11,7 @@ import pytest
 from small_cases import coco_file, small_cases
 
 from medclm import cli, sets
+from medclm.settings import Settings
 
 
 @pytest.fixture
@@ -22,10 +23,10 @@ def coco(tmp_path, monkeypatch):
     return coco_file(cases, tmp_path / "lesions.json"), tmp_path / "images"
 
 
-def run(monkeypatch, capsys, *words) -> tuple[int, str, str]:
+def run(monkeypatch, capsys, *words, columns="200") -> tuple[int, str, str]:
     """(exit code, standard output, standard error)"""
     monkeypatch.setattr(sys, "argv", ["medclm", *map(str, words)])
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", columns)
     code = 0
     try:
         cli.main()
@@ -103,7 +104,10 @@ def test_wrong_arguments_are_one_line_and_leave_nothing(coco, tmp_path, monkeypa
 
 def test_unknown_source_and_missing_files_are_one_line(coco, tmp_path, monkeypatch, capsys):
     for words, said in (
-        (["convert", "cocoa", "--annotations", coco[0], "--out", tmp_path / "s"], "expected one of coco,"),
+        (
+            ["convert", "cocoa", "--annotations", coco[0], "--out", tmp_path / "s"],
+            "expected one of sample, phantom, coco,",
+        ),
         (["convert", "coco", "--annotations", tmp_path / "no.json", "--out", tmp_path / "s"], "no.json"),
         (["convert", "phantom", "--annotations", tmp_path / "no", "--out", tmp_path / "s"], "medclm phantom-data"),
         (["info", tmp_path], "expected a converted set"),
@@ -129,6 +133,15 @@ def test_strict_stops_at_the_first_problem(coco, tmp_path, monkeypatch, capsys):
 def test_readers_are_listed(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "readers")
     assert code == 0 and "coco" in out and "deeplesion" in out
+    _, narrow, _ = run(monkeypatch, capsys, "readers", columns="80")
+    assert "…" not in narrow, "an option that cannot be read cannot be given"
+    assert " ".join(narrow.split()) == " ".join(out.split())
+
+
+def test_what_is_not_given_is_as_in_settings(coco, tmp_path, monkeypatch, capsys):
+    code, _, err = run(monkeypatch, capsys, *convert_words(coco, tmp_path / "set"))
+    assert code == 0, err
+    assert sets.facts(tmp_path / "set")["settings"] == json.loads(json.dumps(Settings().public()))
 
 
 def test_help_is_quick_and_loads_nothing_heavy():

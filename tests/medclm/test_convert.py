@@ -15,7 +15,7 @@ from small_cases import SALT, small_case, small_cases, small_settings
 from medclm import convert as converting
 from medclm import png
 from medclm.cases import Case, Lesion
-from medclm.convert import convert
+from medclm.convert import Pictures, convert
 from medclm.organs import FromCallable, OrganError
 from medclm.problems import DataError, Problems, Reason
 from medclm.regions import Region
@@ -119,6 +119,39 @@ def test_an_image_that_several_items_show_is_read_once(cases, monkeypatch):
     )
     converted(item(cases[0], cases[3]), item(cases[3], cases[0]))
     assert sorted(loaded) == sorted([cases[0].image.path, cases[3].image.path])
+
+
+def test_pictures_of_an_earlier_batch_are_not_read_again_and_the_oldest_go(cases, monkeypatch):
+    import medclm.images
+
+    loaded = []
+    load = medclm.images.load
+    monkeypatch.setattr(
+        medclm.images, "load", lambda ref, **options: (loaded.append(Path(ref.path).name), load(ref, **options))[1]
+    )
+    pictures, settings = Pictures(most=2), small_settings().to_json()
+    fresh = converted(*map(item, cases[:3]))[0]
+    loaded.clear()
+    for number in (0, 1, 0, 2, 0, 1):
+        made = convert({"item": [item(cases[number])], "settings": [settings]}, pictures)
+        assert made["rows"] == [fresh[number]]
+    names = [Path(case.image.path).name for case in cases[:3]]
+    assert loaded == [names[0], names[1], names[2], names[1]]
+
+
+def test_masks_are_looked_for_where_a_lesion_is(cases, monkeypatch):
+    class Nothing:
+        name = "nothing"
+
+        def masks(self, case, picture):
+            raise OrganError(Reason.MASK_MISSING, "no file")
+
+    monkeypatch.setattr(converting, "_organ_source", lambda spec: Nothing())
+    healthy = replace(cases[0], lesions=(), absent=("nodule",))
+    (rows,), (problems,) = converted(item(healthy))
+    assert rows and not problems.counts
+    (_,), (problems,) = converted(item(cases[0]))
+    assert problems.counts == {Reason.MASK_MISSING.value: 1}
 
 
 def test_large_image_and_its_boxes_are_scaled_together(tmp_path):

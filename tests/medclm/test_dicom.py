@@ -188,10 +188,72 @@ def test_truncated_files_are_unreadable(tmp_path, keep):
     assert caught.value.reason is Reason.IMAGE_UNREADABLE
 
 
-def test_many_frames_are_refused(tmp_path):
-    path = dicom(tmp_path / "a.dcm", STORED, NumberOfFrames=2)
-    with pytest.raises(ImageError, match="one frame"):
-        shown(path)
+FRAMES = np.stack([STORED, STORED[::-1], STORED + 100])
+
+
+def many_frames(path, **tags):
+    return dicom(path, STORED, NumberOfFrames=3, PixelData=FRAMES.tobytes(), **CT | tags)
+
+
+@pytest.mark.parametrize("frame", [0, 1, 2])
+def test_one_frame_of_several_is_the_picture_of_a_file_of_that_frame(tmp_path, frame):
+    several = load(ImageRef(str(many_frames(tmp_path / "a.dcm")), slice=frame))
+    alone = shown(dicom(tmp_path / "b.dcm", np.ascontiguousarray(FRAMES[frame]), **CT))
+    np.testing.assert_array_equal(several.raw, alone.raw)
+    np.testing.assert_array_equal(several.pixels, alone.pixels)
+    assert several.spacing == alone.spacing
+
+
+def test_colour_frames(tmp_path):
+    colour = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3)).astype(np.uint8)
+    path = dicom(tmp_path / "a.dcm", colour[0], NumberOfFrames=2, PixelData=colour.tobytes(), Modality="US")
+    np.testing.assert_array_equal(load(ImageRef(str(path), slice=1)).pixels, colour[1])
+
+
+def test_enhanced_files_say_what_they_mean_by_frame(tmp_path):
+    def group(**sequences):
+        made = pydicom.Dataset()
+        for name, tags in sequences.items():
+            item = pydicom.Dataset()
+            for tag, value in tags.items():
+                setattr(item, tag, value)
+            setattr(made, name, pydicom.Sequence([item]))
+        return made
+
+    shared = group(PixelMeasuresSequence={"PixelSpacing": [2.0, 0.5]})
+    own = [
+        group(
+            PixelValueTransformationSequence={"RescaleSlope": 1, "RescaleIntercept": intercept, "RescaleType": "HU"},
+            FrameVOILUTSequence={"WindowCenter": 0, "WindowWidth": 401},
+        )
+        for intercept in (-1024, -1000, -900)
+    ]
+    path = many_frames(
+        tmp_path / "a.dcm",
+        **dict.fromkeys(("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "PixelSpacing")),
+        SharedFunctionalGroupsSequence=pydicom.Sequence([shared]),
+        PerFrameFunctionalGroupsSequence=pydicom.Sequence(own),
+    )
+    picture = load(ImageRef(str(path), slice=2))
+    np.testing.assert_array_equal(picture.raw, FRAMES[2] - 900.0)
+    np.testing.assert_array_equal(picture.pixels, expected(FRAMES[2] - 900.0, -200.5, 199.5))
+    assert picture.spacing == (0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"), [(None, "3 frames, and its annotation does not say which one"), (3, r"0 \.\. 2, got 3")]
+)
+def test_a_frame_that_is_not_told_or_not_there_is_refused(tmp_path, frame, said):
+    with pytest.raises(ImageError, match=said) as caught:
+        load(ImageRef(str(many_frames(tmp_path / "a.dcm")), slice=frame))
+    assert caught.value.reason is Reason.IMAGE_UNREADABLE
+
+
+def test_a_file_of_one_frame_has_no_second(tmp_path):
+    path = str(dicom(tmp_path / "a.dcm", STORED, **CT))
+    np.testing.assert_array_equal(load(ImageRef(path, slice=0)).pixels, shown(path).pixels)
+    with pytest.raises(ImageError, match=r"expected a frame of 0 \.\. 0, got 1"):
+        load(ImageRef(path, slice=1))
 
 
 def test_a_file_without_a_suffix_is_known_by_its_magic_word(tmp_path):

@@ -10,6 +10,7 @@ from organ_cases import case
 
 from medclm.cases import Lesion
 from medclm.linking import BACKGROUND, RULES, link, link_case
+from medclm.organs.layers import layers
 from medclm.regions import Region
 
 
@@ -133,14 +134,33 @@ def test_sides_come_from_names_or_axes_only(organ: str, x: int, verified: bool, 
     assert found.side == expected
 
 
-def test_a_case_has_one_link_a_lesion_in_order_and_all_organs() -> None:
+def test_a_case_has_one_link_a_lesion_in_order() -> None:
     lesions = (NODULE, Lesion("nodule", (5.0, 5.0, 15.0, 15.0)), NODULE)
     found = link_case(case(lesions=lesions), CHEST | {"heart": np.zeros(SHAPE, bool)})
     assert [each.organ for each in found.links] == ["left upper lobe", BACKGROUND, "left upper lobe"]
-    assert found.organs == ("left 3rd rib", "left lung", "left upper lobe")
     assert found.links[0].region == Region.of(LOBE)
     assert found.links[0] == link(NODULE, CHEST)
     assert found.laterality_verified is False
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_empty_masks_host_nothing_under_any_rule(rule: str) -> None:
+    empty = np.zeros(SHAPE, bool)
+    assert link(NODULE, CHEST | {"heart": empty}, rule=rule) == link(NODULE, CHEST, rule=rule)
+    assert link(NODULE, {"heart": empty}, rule=rule) == link(NODULE, {}, rule=rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_layers_of_bits_host_as_the_masks_they_stand_for(rule: str) -> None:
+    bits = np.zeros(SHAPE, np.uint16)
+    for bit, mask in enumerate(CHEST.values()):
+        bits |= mask.astype(np.uint16) << np.uint16(bit)
+    found = layers(bits, [*CHEST, "spleen"])
+    assert list(found) == list(CHEST)  # no pixel is spleen
+    for name, mask in CHEST.items():
+        np.testing.assert_array_equal(np.asarray(found[name]), mask)
+        np.testing.assert_array_equal(found[name][3:40, 5:60], mask[3:40, 5:60])
+    assert link(NODULE, found, rule=rule) == link(NODULE, CHEST, rule=rule)
 
 
 def test_laterality_is_verified_by_names_or_by_the_picture() -> None:

@@ -24,7 +24,7 @@ def test_an_unknown_spec_is_refused_with_what_was_expected(spec: str) -> None:
         organ_source(spec)
 
 
-@pytest.mark.parametrize("spec", ["totalsegmentator:{}", "cxas:{}", "torchxrayvision:{}", "phantom:{}"])
+@pytest.mark.parametrize("spec", ["totalsegmentator:{}", "cxas:{}", "torchxrayvision:{}", "phantom:{}", "slake:{}"])
 def test_a_path_that_does_not_exist_is_refused_at_once(spec: str, tmp_path: Path) -> None:
     assert organ_source(spec.format(tmp_path)).name == spec.partition(":")[0]
     with pytest.raises(DataError, match="exists"):

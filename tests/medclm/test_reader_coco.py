@@ -137,6 +137,22 @@ def test_a_modality_that_is_none_is_refused(tmp_path: Path) -> None:
         read(written(tmp_path / "a.json", []), modality="xray")
 
 
+def test_an_image_may_be_a_frame_of_a_file(tmp_path: Path) -> None:
+    images = [{"id": n, "file_name": "run.dcm", "frame": n} for n in (0, 3)] + [
+        {"id": 8, "file_name": "run.dcm", "frame": "3"},
+        {"id": 9, "file_name": "run.dcm", "frame": -1},
+    ]
+    problems = Problems()
+    cases = read(written(tmp_path / "a.json", [], images), problems)
+    assert [(each.id, each.image.path, each.image.slice) for each in cases] == [
+        ("0", "run.dcm", 0),
+        ("3", "run.dcm", 3),
+    ]
+    assert problems.counts == {Reason.ROW_MALFORMED.value: 2}
+    renamed = [{"id": 1, "file_name": "run.dcm", "index": 2}]
+    assert read(written(tmp_path / "b.json", [], renamed), frame_key="index")[0].image.slice == 2
+
+
 def test_crowds_carry_their_mark_or_stay_out(tmp_path: Path) -> None:
     path = written(tmp_path / "a.json", [annotation(iscrowd=1), annotation(id=2)])
     (case,) = read(path)

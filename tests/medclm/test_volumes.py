@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import ORIGIN, SPACING, dicom_series, itk, nifti
+from image_files import ORIGIN, SPACING, dicom, dicom_series, itk, nifti
 
 from medclm import boxes
 from medclm.cases import ImageRef
@@ -121,6 +121,15 @@ def test_dicom_series_with_flipped_rows_is_turned(tmp_path, volume):
     found = volumes.read(dicom_series(tmp_path / "s", volume, **position))
     # Rows run to the right; the normal then points to the feet, and the slices are sorted along it.
     np.testing.assert_array_equal(found.array, volume[:, :, ::-1])
+
+
+def test_a_file_of_several_frames_is_no_slice(tmp_path, volume):
+    folder = dicom_series(tmp_path / "s", volume)
+    frames = {"NumberOfFrames": 2, "PixelData": volume[:2].tobytes(), "ImagePositionPatient": list(ORIGIN)}
+    dicom(folder / "many.dcm", volume[0], **frames)
+    with pytest.raises(ImageError, match=r"many\.dcm: expected a slice a file, got 2 frames in one") as caught:
+        volumes.read(folder)
+    assert caught.value.reason is Reason.IMAGE_UNREADABLE
 
 
 def test_missing_slice_and_two_series_are_refused(tmp_path, volume):

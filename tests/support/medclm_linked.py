@@ -36,4 +36,4 @@ def linked_case(
         licence=licence,
     )
     organs = tuple(organ for _, _, organ in found)
-    return LinkedCase(case, tuple(Link(organ, 1.0, 0.5, 1.0, None, side(organ)) for organ in organs), organs, verified)
+    return LinkedCase(case, tuple(Link(organ, 1.0, 0.5, 1.0, None, side(organ)) for organ in organs), verified)
