@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 import torch
 
 from fastgrad.activations import SAVED_FORMATS
-from fastgrad.optim.adamw import STATE_FORMATS
+from fastgrad.optim import STATE_FORMATS
 from medclm.problems import DataError
 from medclm.training.curriculum import scheduler
 
