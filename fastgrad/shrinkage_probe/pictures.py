@@ -15,7 +15,6 @@ from fastgrad.shrinkage_probe.probe import ALL, FORMATS, ROUNDINGS, present, sel
 from fastgrad.shrinkage_probe.slowdown import Comparison
 
 _COLORS = colormaps["tab10"].colors
-_MARKERS = {"stochastic": "o", "nearest": "s", "truncate": "v"}
 _GRID = {"color": "0.87", "linewidth": 0.6}
 
 Columns = dict[str, np.ndarray]
@@ -63,24 +62,21 @@ def layers(columns: Columns, scale: str) -> Figure:
 
 
 def pace(found: Sequence[Comparison]) -> Figure:
-    """Measured pace against what q predicts; points on the line are predicted right."""
-    figure = Figure(figsize=(6.5, 5.2), layout="constrained")
-    axes = figure.add_subplot(xlabel="predicted pace: q, or 1 where compensated", ylabel="measured pace")
-    ends = [value for one in found for value in (one.predicted, one.pace) if np.isfinite(value) and value > 0]
-    low, high = min([0.3, *ends]) / 1.2, max([1.2, *ends]) * 1.2
-    axes.plot([low, high], [low, high], color="0.6", linestyle="--", label="predicted = measured")
-    for one in found:
-        if np.isfinite(one.pace):
-            config = one.group.config
-            color = _COLORS[FORMATS.index(config.grad_format)] if config.grad_format else "black"
-            filled = "none" if config.compensate else color
-            axes.scatter(one.predicted, one.pace, color=color, facecolor=filled, marker=_MARKERS[config.rounding], s=40)
-            axes.annotate(one.group.label, (one.predicted, one.pace), fontsize=6, xytext=(4, 3),
-                          textcoords="offset points")  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.grid(**_GRID)
-    axes.legend(fontsize="small")
+    """A line for every quantizer: the predicted pace as a stroke, the measured one as a dot for every seed."""
+    found = sorted(found, key=lambda one: (one.predicted, one.group.label))
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(found)), layout="constrained")
+    axes = figure.add_subplot(xlabel="pace: epochs of full precision for one of this run")
+    rows = np.arange(len(found))
+    for row, one in enumerate(found):
+        paces = [value for value in one.paces if np.isfinite(value)]
+        axes.plot(paces, [row] * len(paces), linestyle="none", marker="o", color=_COLORS[0], alpha=0.8,
+                  label="measured, a dot a seed" if row == 0 else None)  # fmt: skip
+    axes.plot([one.predicted for one in found], rows, linestyle="none", marker="|", markersize=14, markeredgewidth=2.5,
+              color="crimson", label="predicted: q, or 1 where compensated")  # fmt: skip
+    axes.set_yticks(rows, [one.group.label for one in found], fontsize="small")
+    axes.axvline(1.0, color="0.6", linewidth=0.8)
+    axes.grid(axis="x", **_GRID)
+    axes.legend(fontsize="small", loc="lower left")
     return figure
 
 

@@ -109,12 +109,12 @@ def _runs(page: Page, folder: Path) -> None:
     page.paragraph(
         f"{config.model} on {plain(str(found[0].baseline.runs[0].facts['data_name']))}, "
         f"{config.schedule} learning rate. "
-        "*Measured pace*: the epoch at which full precision, at the same rate, had this run's training loss, over the "
-        "run's epoch (median over the epochs, mean of the seeds). *Predicted*: q, the mean projection of the run's own "
-        "gradients; 1 where the step is divided by it."
+        "*Measured pace*: the time at which full precision, from the same seed and at the same rate, had this run's "
+        "training loss, over the run's time (median over the epochs; mean ± standard deviation of the seeds). "
+        "*Predicted*: q, the mean projection of the run's own gradients; 1 where the step is divided by it."
     )
     page.table(RUN_COLUMNS, [_run_row(one, found) for one in groups])
-    page.figure("pace", pictures.pace(found), "Measured pace against the predicted one; hollow: compensated.")
+    page.figure("pace", pictures.pace(found), "Measured pace (a dot a seed) and the predicted one (a stroke).")
     for name, compensated, caption in (
         ("loss_compensated", True, "Compensation: training loss with and without it, beside full precision."),
         ("loss_formats", False, "Training loss of the other runs, beside full precision."),
@@ -130,7 +130,8 @@ def _run_row(one: Group, found: list[Comparison]) -> list[str]:
     numbers = ["", "", ""]
     if compared:
         q, predicted, pace = compared[0].q, compared[0].predicted, compared[0].pace
-        numbers = [f"{q:.3f}", f"{predicted:.2f}", f"{pace:.2f}" if np.isfinite(pace) else ""]
+        spread = f" ± {np.std(compared[0].paces, ddof=1):.2f}" if len(compared[0].paces) > 1 else ""
+        numbers = [f"{q:.3f}", f"{predicted:.2f}", f"{pace:.2f}{spread}" if np.isfinite(pace) else ""]
     return [plain(one.label), cells["lr"], cells["seeds"], *numbers, cells["train loss"], cells["test accuracy"]]
 
 
@@ -152,9 +153,11 @@ def verdict(found: list[Comparison]) -> str:
             if one.group.config.compensate and _same_but_compensation(one, twin):
                 base = one.baseline.last("train_loss")[0]
                 before, after = (other.group.last("train_loss")[0] - base for other in (twin, one))
+                spread = one.baseline.last("train_loss")[1]
                 lines.append(
                     f"- {plain(one.group.label)}: final training loss less full precision's {after:+.4f}; "
-                    f"uncompensated {before:+.4f}."
+                    f"uncompensated {before:+.4f}"
+                    + (f"; full precision's own seeds deviate by {spread:.4f}." if spread == spread else ".")
                 )
     return "\n".join(lines)
 

@@ -24,7 +24,11 @@ class Comparison:
     group: Group
     baseline: Group
     q: float  # mean over steps and seeds of the projection of all gradients as one vector
-    pace: float  # NaN where the baseline never came that far, or the run never learned
+    paces: tuple[float, ...]  # one a seed; NaN where the baseline never came that far, or the run never learned
+
+    @property
+    def pace(self) -> float:
+        return float(np.mean(self.paces))
 
     @property
     def predicted(self) -> float:
@@ -58,9 +62,12 @@ def compare(groups: list[Group]) -> list[Comparison]:
         if baseline is None or group.config.grad_format is None or not group.finished:
             continue
         reference = baseline.curve("train_loss")[1].mean(0)
-        paces = [pace(loss, reference) for loss in group.curve("train_loss")[1]]
+        own = {run.config.seed: np.array(run.curve("train_loss")[1]) for run in baseline.finished}
+        # A seed is held against full precision from the same seed: the same weights, batches and augmentation.
+        paces = tuple(pace(np.array(run.curve("train_loss")[1]), own.get(run.config.seed, reference))
+                      for run in group.finished)  # fmt: skip
         q = np.mean([np.nanmean(run.recorded["q"]) for run in group.finished])
-        found.append(Comparison(group, baseline, float(q), float(np.mean(paces))))
+        found.append(Comparison(group, baseline, float(q), paces))
     return found
 
 
