@@ -64,8 +64,9 @@ class RunFolder:
     def held(self) -> Iterator["RunFolder"]:
         """While this process holds the folder no other trains in it; a process that dies lets go of it.
 
-        A folder made for it that is still empty in the end, because the run was refused, is removed.
+        The folders made for it that are still empty in the end, because the run was refused, are removed.
         """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             folder = os.open(self.path, os.O_RDONLY)
@@ -80,7 +81,8 @@ class RunFolder:
         finally:
             os.close(folder)
             with contextlib.suppress(OSError):
-                self.path.rmdir()
+                for path in made:
+                    path.rmdir()
 
     def begin(self, config: Config, facts: dict[str, Any]) -> None:
         """Claim the folder for a new run."""

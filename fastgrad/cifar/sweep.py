@@ -18,6 +18,7 @@ from typing import IO
 
 import rich.progress
 from rich.console import Console
+from rich.markup import escape
 
 from fastgrad.cifar import data as datasets
 from fastgrad.cifar.checkpoint import RunFolder
@@ -76,7 +77,12 @@ def sweep(runs: Sequence[Planned], out: Path, *, processes: int | None = None, d
         try:
             while (waiting or running) and not (stop.requested and not running):
                 while waiting and len(running) < places and not stop.requested:
-                    running.append(_Process(waiting.pop(0), out))
+                    run = waiting.pop(0)
+                    if reason := _is_taken(out, run):
+                        outcome.failed[run.name] = reason
+                        board.say_failed(run.name, reason)
+                        continue
+                    running.append(_Process(run, out))
                     board.begin(running[-1])
                 if stop.requested:
                     for process in running:
@@ -110,6 +116,15 @@ def arguments(config: Config) -> list[str]:
 
 def _is_finished(out: Path, run: Planned) -> bool:
     return len(RunFolder(out / run.name).read_metrics()) == run.config.epochs
+
+
+def _is_taken(out: Path, run: Planned) -> str:
+    """Why ``run`` cannot be begun: a process that an earlier sweep left behind trains it and writes its log."""
+    try:
+        with RunFolder(out / run.name).held():
+            return ""
+    except UsageError as error:
+        return str(error)
 
 
 class _Process:
@@ -191,13 +206,15 @@ class _Board:
         self.bars.remove_task(self.tasks.pop(name))
         self.done += process.epochs_done
         if name in outcome.failed:
-            text = f"[red]failed[/]: {name}: "
-            self.console.print(text, outcome.failed[name], sep="", soft_wrap=True, highlight=False)
+            self.say_failed(name, outcome.failed[name])
         else:
             word = "finished" if name in outcome.finished else "stopped"
             rows = process.folder.read_metrics()
             accuracy = f", test accuracy {rows[-1]['test_accuracy']:.2%}" if rows else ""
             self.console.print(f"{word}: {name}{accuracy}", soft_wrap=True, highlight=False)
+
+    def say_failed(self, name: str, reason: str) -> None:
+        self.console.print(f"[red]failed[/]: {escape(name)}: {escape(reason)}", soft_wrap=True, highlight=False)
 
     def look(self, running: Sequence[_Process]) -> None:
         for process in running:
