@@ -16,9 +16,6 @@ from medclm.problems import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
-OWN = ("tiny", "student")
-
-
 @dataclass(frozen=True)
 class Loaded:
     model: PreTrainedModel
@@ -32,8 +29,9 @@ class Loaded:
 def load(name: str | Path, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Loaded:
     """A model that writes text about images.
 
-    name: ``tiny`` (random, for tests), ``student`` (SmolLM2-135M + EfficientNet-Lite0, assembled once), or what
-        ``from_pretrained`` takes for ``AutoModelForImageTextToText``: a folder, or a name on the hub.
+    name: ``tiny`` (random, for tests), ``student`` (SmolLM2-135M + EfficientNet-Lite0, assembled once), ``student:N``
+        (the first N of its language model's blocks), or what ``from_pretrained`` takes for
+        ``AutoModelForImageTextToText``: a folder, or a name on the hub.
     seed: of the tiny model's weights.
 
     Errors: DataError where torchvision is there but broken, where the checkpoint is none of an image-text model, or
@@ -52,10 +50,10 @@ def load(name: str | Path, *, dtype: torch.dtype = torch.float32, seed: int = 0)
         model.config.dtype = dtype
         return Loaded(model, processor)
     place = str(name)
-    if place == "student":
+    if place == "student" or place.startswith("student:"):
         from medclm.models.student import student_folder
 
-        place = str(student_folder())
+        place = str(student_folder(place.removeprefix("student").removeprefix(":")))
     from transformers import AutoModelForImageTextToText
 
     processor = _processor(place)

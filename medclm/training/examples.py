@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 NONE, REASONING, ANSWER = 0, 1, 2  # spans: prompt, image and padding; then what the losses are of
+LENGTH_STEP = 32  # tokens; batches of few lengths find the blocks that earlier ones freed, and their kernels made
 TAIL = 32  # characters of the prompt that the reply is tokenized behind
 _SENTINEL = "MEDCLMREPLY"
 _TYPES = ("token_type_ids", "mm_token_type_ids")
@@ -197,8 +199,12 @@ class Batch:
         return int(self.inputs["attention_mask"].sum())
 
 
-def collate(examples: Sequence[Example], pad_token: int) -> Batch:
-    length = max(example.length for example in examples)
+def collate(examples: Sequence[Example], pad_token: int, longest: int | None = None) -> Batch:
+    """longest: what the model can do, which padding does not go beyond."""
+    needed = max(example.length for example in examples)
+    length = math.ceil(needed / LENGTH_STEP) * LENGTH_STEP
+    if longest is not None:
+        length = max(needed, min(length, longest))
     fill = {"input_ids": pad_token, "attention_mask": 0} | dict.fromkeys(_TYPES, 0)
     inputs = {}
     for name in examples[0].inputs:

@@ -158,7 +158,7 @@ class _Training(Run):
             self.maker.example(self.rows[record.rows[stage]], stage)
             for record, stage in zip(records, drawn, strict=True)
         ]
-        return domain, collate(examples, self._pad()), mix
+        return domain, collate(examples, self._pad(), self.longest), mix
 
     def _pad(self) -> int:
         pad = self.loaded.processor.tokenizer.pad_token_id
@@ -239,10 +239,10 @@ class _Training(Run):
             return []
         found = []
         stages = self.scheduler.needs()
-        most = lengths.longest_allowed(self.loaded, s.max_length)
         long, _ = lengths.too_long(
-            self.validation, self.maker, image_token_id(self.loaded.model), most, sorted(stages), first_only=False
-        )
+            self.validation, self.maker, image_token_id(self.loaded.model), self.longest, sorted(stages),
+            first_only=False,
+        )  # fmt: skip
         for stage in STAGES:
             of_stage = [i for i, row in enumerate(self.validation.texts) if row["stage"] == stage and i not in long]
             if stage in stages:
@@ -257,7 +257,8 @@ class _Training(Run):
         seen = []
         for begin in range(0, len(mine), self.settings.batch):
             some = mine[begin : begin + self.settings.batch]
-            batch = collate([self.maker.example(self.validation[i], stage) for i, stage in some], self._pad())
+            examples = [self.maker.example(self.validation[i], stage) for i, stage in some]
+            batch = collate(examples, self._pad(), self.longest)
             seen += _samples("", batch, self._forward(batch)[1])
         self.trained.train()
         seen = self.ranks.gathered(seen)

@@ -92,7 +92,7 @@ class Run:
 
     def _fitting_records(self) -> list[Record]:
         settings = self.settings
-        most = lengths.longest_allowed(self.loaded, settings.max_length)
+        most = self.longest = lengths.longest_allowed(self.loaded, settings.max_length)
         stops = settings.too_long == "error"
         stages = [stage for stage in STAGES if stage in self.scheduler.needs()]
         token = image_token_id(self.loaded.model)
