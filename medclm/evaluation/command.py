@@ -33,7 +33,7 @@ def evaluate(
     profile: Annotated[
         list[str] | None, Option(help="strict (always there), llava_med, lmms_eval, medevalkit.")
     ] = None,
-    prompt: Annotated[str, Option(help="How it is asked: own, plain, lmms_eval, medevalkit.")] = "own",
+    prompt: Annotated[str, Option(help="How it is asked: own, brief, plain, lmms_eval, medevalkit.")] = "own",
     batch: Annotated[int, Option(help="Questions side by side.", min=1)] = 8,
     max_new_tokens: Annotated[int | None, Option(help="Of a reply; default: as the prompt says.", min=1)] = None,
     train: Annotated[Path | None, Option(help="The set that the model was trained on, to check for leakage.")] = None,

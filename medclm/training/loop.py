@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -38,8 +38,21 @@ def train(folder: Path, out: Path, settings: Settings, *, show: bool = True) -> 
 
     Errors: DataError for everything that the user can mend; the last good checkpoint stays.
     """
-    with joined() as ranks:
+    with joined() as ranks, _narrow_products(settings.dtype == "bf16"):
         return _Training(folder, RunFolder(out), settings, ranks).run(show)
+
+
+@contextmanager
+def _narrow_products(wanted: bool) -> Iterator[None]:
+    """The loss widens bf16 operands on a CPU. Its bf16 units multiply them without loss, in half the time; the gradient
+    of the logits is rounded to bf16, as it would be without the widening."""
+    before = torch.get_float32_matmul_precision()
+    if wanted:
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class _Training(Run):
