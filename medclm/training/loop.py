@@ -38,16 +38,16 @@ def train(folder: Path, out: Path, settings: Settings, *, show: bool = True) -> 
 
     Errors: DataError for everything that the user can mend; the last good checkpoint stays.
     """
-    with joined() as ranks, _narrow_products(settings.dtype == "bf16"):
-        return _Training(folder, RunFolder(out), settings, ranks).run(show)
+    with joined() as ranks, products(settings):
+        return Training(folder, RunFolder(out), settings, ranks).run(show)
 
 
 @contextmanager
-def _narrow_products(wanted: bool) -> Iterator[None]:
+def products(settings: Settings) -> Iterator[None]:
     """The loss widens bf16 operands on a CPU. Its bf16 units multiply them without loss, in half the time; the gradient
     of the logits is rounded to bf16, as it would be without the widening."""
     before = torch.get_float32_matmul_precision()
-    if wanted:
+    if settings.dtype == "bf16":
         torch.set_float32_matmul_precision("medium")
     try:
         yield
@@ -55,7 +55,7 @@ def _narrow_products(wanted: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-class _Training(Run):
+class Training(Run):
     """Steps, evaluations, and their lines in the log."""
 
     def run(self, show: bool) -> dict:
@@ -235,7 +235,7 @@ class _Training(Run):
         found = {}
         if self.rounded is not None and (q := self.rounded.q_k()) is not None:
             found["backward"] = q
-        if self.settings.grad_format != "none" and (latest := self.monitor.latest()):
+        if self.monitor is not None and (latest := self.monitor.latest()):
             found["gradients"] = latest["q_mean"]
         return found
 
