@@ -23,7 +23,9 @@ def ablation(
     batch: Annotated[int, Option(help="Questions side by side.")] = 4,
     lr: Annotated[float, Option(help="Learning rate.")] = 1e-4,
     evaluate_rows: Annotated[int, Option(help="Rows of each stage of the val split whose loss is looked at.")] = 128,
-    ask: Annotated[bool, Option(help="Ask every run the questions of the test split.")] = True,
+    questions: Annotated[
+        int | None, Option(help="Of the test split that every run is asked; default: all, 0: none.", min=0)
+    ] = None,
 ) -> None:
     """Train with and without each part of the method, some seeds each, one run after the other, and ask each the same
     questions; the same command goes on where it stopped."""
@@ -39,4 +41,4 @@ def ablation(
         model=model, epochs=epochs, max_steps=max_steps, batch=batch, lr=lr, final_lr=lr / 10,
         evaluate_rows=evaluate_rows,
     )  # fmt: skip
-    typer.echo(compare(folder, out, names, numbers, common, ask=ask, say=typer.echo).read_text())
+    typer.echo(compare(folder, out, names, numbers, common, questions=questions, say=typer.echo).read_text())

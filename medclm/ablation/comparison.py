@@ -13,7 +13,7 @@ from medclm.problems import DataError
 from medclm.training.settings import Settings
 from medclm.whole_files import write_whole
 
-ASKED = 16  # questions side by side
+ASKED = 64  # questions side by side
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ def compare(
     seeds: Sequence[int],
     common: dict,
     *,
-    ask: bool = True,
+    questions: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Trains in ``out/ARM-SEED`` what is not there yet, asks each the questions of the test split, and writes
     ``out/ablation.md``.
 
-    common: settings of all runs. ask: False leaves the questions out.
+    common: settings of all runs. questions: at most so many, the same of all runs; None: all of the split, 0: none.
 
     Raises DataError for an unknown arm, and as training and evaluation do.
     """
@@ -56,20 +56,20 @@ def compare(
             at = out / f"{arm}-{seed}"
             say(f"{arm}, seed {seed}")
             result = train(folder, at, settings)
-            found.append(Run(arm, seed, result, _questions(folder, at, settings) if ask else ()))
+            found.append(Run(arm, seed, result, () if questions == 0 else _ask(folder, at, settings, questions or 0)))
     path = out / "ablation.md"
     write_whole(path, lambda made: made.write_text(table(found)))
     return path
 
 
-def _questions(folder: Path, run: Path, settings: Settings) -> list[dict]:
+def _ask(folder: Path, run: Path, settings: Settings, limit: int) -> list[dict]:
     """An arm that learned answers alone is asked for answers alone."""
     from medclm.evaluation.answering import ModelAnswers
     from medclm.evaluation.predicting import Asking
     from medclm.evaluation.running import Options, evaluate
 
     prompt = "own" if settings.reasoning else "brief"
-    options = Options(asking=Asking(prompt, ASKED), leakage=False, examples=0)
+    options = Options(asking=Asking(prompt, ASKED), leakage=False, limit=limit, examples=0)
     out = run / "eval"
     (name,) = evaluate(
         str(run), [str(folder)], out, options, load=lambda: ModelAnswers.load(str(run), device="cpu", dtype="float32")
