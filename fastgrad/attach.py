@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastgrad.distributed.shards import Sharded
 
 
-def attach(optimizer: Optimizer, **options: object) -> Attached:
+def attach(optimizer: Optimizer, **options: Any) -> Attached:
     """Normalizes and rounds the gradients of any torch optimizer, in place, before each of its steps.
 
         handle = fastgrad.attach(torch.optim.AdamW(model.parameters()), normalize="znorm", grad_format="bf16")
@@ -121,7 +121,8 @@ class Attached:
         lagged = progress.lagged_for(ids, treatment.stats)
         normalized = [g for g, f in zip(grads, flags, strict=True) if f & NORMALIZE]
         alpha, state = resolve_alpha(normalized, treatment.method, treatment.alpha, progress.alpha_state, lagged)
-        sharded = whole = None
+        sharded: Sharded | None = None
+        whole: Tensor | None = None
         if any(map(is_sharded, parameters)):
             sharded = self._sharded(parameters)
             whole = sharded.measure(
@@ -150,7 +151,7 @@ class Attached:
             skip_nonfinite=treatment.nonfinite == "error" and sharded is None,
             offsets=None if sharded is None else sharded.offsets,
         )
-        if sharded is not None:
+        if sharded is not None and whole is not None:
             table = sharded.merge(table, whole)
         self._refuse_nonfinite(table, ids)
         step = progress.step

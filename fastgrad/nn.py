@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +46,7 @@ class TreatGradient(nn.Module):
         checks.normalizer(self.normalize, alpha)
         scale = default_scale(self.grad_format) if scale is None else scale
         checks.quantizer(self.grad_format, rounding, scale, block)
-        self.options = dict(
+        self.options: dict[str, Any] = dict(
             alpha=alpha, eps=eps, max_norm=max_norm, rounding=rounding, scale=scale, block=block, pow2=pow2, seed=seed
         )
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))

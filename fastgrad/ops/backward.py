@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +19,16 @@ class _TreatGradient(torch.autograd.Function):
     """Identity; the gradient is normalized and rounded on its way back."""
 
     @staticmethod
-    def forward(ctx, x, step, state, arguments, observe):
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, state: Tensor, arguments: tuple, observe: Callable | None
+    ) -> Tensor:
         ctx.arguments, ctx.step, ctx.state, ctx.observe = arguments, step, state, observe
         # Noise is keyed by storage order. That of the gradient is up to autograd and compilers; that of x is not.
         ctx.stride = x.stride() if checks.is_dense(x) else x.contiguous().stride()
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
         if gradient.stride() != ctx.stride:
             gradient = torch.empty_strided(
                 gradient.shape, ctx.stride, dtype=gradient.dtype, device=gradient.device
@@ -40,15 +43,17 @@ class _FakeQuantize(torch.autograd.Function):
     """Rounded forward; straight through backward."""
 
     @staticmethod
-    def forward(ctx, x, step, state, arguments):
+    def forward(ctx: Any, x: Tensor, step: Tensor, state: Tensor, arguments: tuple) -> Tensor:
         return _treat(x, step, state, "activation", *arguments)[0]
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
         return gradient, None, None, None
 
 
-def _treat(x, step, state, purpose, method, alpha, eps, max_norm, format, rounding, scale, block, pow2, seed):
+def _treat(x: Tensor, step: Tensor, state: Tensor, purpose: str, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """Out and table; arguments: those of :func:`_quantize_arguments`."""
+    method, alpha, eps, max_norm, format, rounding, scale, block, pow2, seed = arguments
     return torch.ops.fastgrad.normalize_quantize(
         x, None, method, eps, max_norm, alpha, state, None, False,
         format, rounding, scale, block, pow2, seed, 0, step, 0, purpose, None,
@@ -148,7 +153,10 @@ def fake_quantize(
                                                     block, pow2, seed))  # fmt: skip
 
 
-def _quantize_arguments(x, format, step, method, alpha, eps, max_norm, state, rounding, scale, block, pow2, seed):
+def _quantize_arguments(
+    x: Tensor, format: str, step: int | Tensor, method: str, alpha: str, eps: float, max_norm: float,
+    state: Tensor | None, rounding: str, scale: str | None, block: int, pow2: bool, seed: int,
+) -> tuple[Tensor, Tensor, Tensor, tuple]:  # fmt: skip
     checks.one_of("format", format, FORMATS)
     scale = default_scale(format) if scale is None else scale
     checks.quantizer(format, rounding, scale, block)

@@ -240,7 +240,7 @@ class AdamW(FusedOptimizer):
             lists["param_scales"].append(none if payload.scales is None else payload.scales)
             lists["exp_avgs"].append(own.get("exp_avg", none))
             lists["exp_avg_scales"].append(own.get("exp_avg_scale", none))
-            lists["exp_avg_sqs"].append(own.get("exp_avg_sq_row", own.get("exp_avg_sq")))
+            lists["exp_avg_sqs"].append(own["exp_avg_sq_row"] if "exp_avg_sq_row" in own else own["exp_avg_sq"])
             lists["exp_avg_sq_scales"].append(own.get("exp_avg_sq_col", own.get("exp_avg_sq_scale", none)))
         lists["none"] = [none_like(payload.memory) for payload in plan.payloads]
         # The op itself believes what it is told, and users can replace states.
@@ -299,7 +299,7 @@ def storage_order(parameter: Tensor) -> Tensor | None:
     if parameter.is_contiguous() or not (is_dense(parameter) and rows_are_outermost(parameter)):
         return None
     longer = [d for d in range(parameter.dim()) if parameter.shape[d] > 1]
-    return torch.tensor(sorted(longer, key=lambda d: -parameter.stride(d)))
+    return torch.tensor(sorted(longer, key=parameter.stride, reverse=True))
 
 
 def _check_order(name: str, p: Tensor, state: dict) -> None:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from operator import attrgetter, is_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -109,7 +109,8 @@ class FusedOptimizer(Optimizer):
 
     _step_supports_amp_scaling = True
     group_options: tuple[str, ...] = ()  # what a group of a state_dict must have
-    copied = ("treatment", "weight_rounding", "capturable", "_progress")  # beside what torch's Optimizer copies
+    # Beside what torch's Optimizer copies.
+    copied: tuple[str, ...] = ("treatment", "weight_rounding", "capturable", "_progress")
 
     def __init__(
         self, params: Iterable, defaults: dict, treatment: Treatment, weight_rounding: str, capturable: bool
@@ -216,7 +217,7 @@ class FusedOptimizer(Optimizer):
 
     @torch.compiler.disable
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. ``closure`` re-evaluates the model and returns the loss, which is returned."""
         if self._released is not None:
             return self._released(closure)
@@ -290,6 +291,7 @@ class FusedOptimizer(Optimizer):
         if self.capturable:
             raise RuntimeError("capturable: statistics of sharded parameters pass the host; expected capturable=False")
         t, sharded = self.treatment, plan.sharded
+        assert sharded is not None
         whole = sharded.measure(
             plan.grads, plan.flags, method=t.method, eps=t.eps, max_norm=t.max_norm, alpha=call.alpha,
             state=call.alpha_state, lagged=call.lagged, inv_scale=call.inv_scale,
