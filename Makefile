@@ -41,7 +41,7 @@ gpu-check: $(VENV)/installed
 	$(BIN)/python -m bench.gpu_code --json build/gpu_code.json
 
 docs: $(VENV)/installed
-	$(BIN)/python -m mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir build/site  # else the theme advertises
 
 figures: $(VENV)/installed
 	$(BIN)/python docs/figures.py

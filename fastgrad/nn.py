@@ -13,6 +13,8 @@ from fastgrad.ops.normalize_quantize import default_scale
 from fastgrad.ops.sweeps import FORMATS
 from fastgrad.reference.philox import DEFAULT_SEED
 
+__all__ = ["TreatGradient"]
+
 
 class TreatGradient(nn.Module):
     """Identity in forward; in backward the gradient is normalized and rounded (:func:`fastgrad.quantize_grad`).
