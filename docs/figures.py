@@ -91,7 +91,7 @@ def draw_rounding(figure: Figure) -> None:
 
 def measured(format: str, rounding: str, gradients: torch.Tensor) -> float:
     table = fastgrad.quantize(gradients, format, rounding=rounding, scale="tensor")[1]
-    return float(shrinkage.projection(table[0, 8], table[0, 9]))
+    return float(shrinkage.q(table)[0])
 
 
 def draw_shrinkage(figure: Figure) -> None:

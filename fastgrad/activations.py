@@ -226,6 +226,10 @@ class compress_saved_tensors:
         self._hooks: torch.autograd.graph.saved_tensors_hooks | None = None
         self._reset()
 
+    def __repr__(self) -> str:
+        kept = f", {self._compressed} of {self._saved} saved tensors compressed" if self._saved else ""
+        return f"compress_saved_tensors({self.format!r}, block={self.block}, min_elements={self.min_elements}{kept})"
+
     def _reset(self) -> None:
         self._ordinal = 0  # of a compressed tensor: the parameter id of its noise
         self._known: dict[tuple, tuple[StorageWeakRef, weakref.ref]] = {}

@@ -27,7 +27,7 @@ def _load_native() -> tuple[Any, str]:  # the module, whose names only the compi
     if os.environ.get("FASTGRAD_NATIVE") == "0":
         return None, "switched off by FASTGRAD_NATIVE=0"
     try:
-        from fastgrad import _native  # a compiled module, without types
+        import fastgrad._native as _native
     except ImportError as error:
         return None, f"not built or not loadable ({error}); `pip install -e .` builds it"
     if _native.numerics_version != NUMERICS_VERSION:

@@ -74,6 +74,14 @@ class Released:
         self._guard = optimizer.register_state_dict_pre_hook(self._refuse_within_a_step)
         optimizer._released = self._refuse_step
 
+    def __repr__(self) -> str:
+        said = [f"{len(self._parameters)} parameters of {type(self.optimizer).__name__}"]
+        if self.accumulate > 1:
+            said.append(f"{self.accumulate} micro-batches to an update, summed in {self._format}")
+        if self.skipped:
+            said.append(f"{sum(self.skipped.values())} updates skipped")
+        return f"Released({', '.join(said if self.active else [*said, 'removed'])})"
+
     def as_optimizer(self) -> FusedOptimizer:
         """The optimizer, whose own ``step()`` closes the iteration from now on: for loops that call it themselves.
 

@@ -109,7 +109,7 @@ def quantize_grad(
     format: str,
     *,
     step: int | Tensor,
-    normalize: str = "none",
+    normalize: str | None = None,  # a method of normalize_
     alpha: str = "ratio_first",
     eps: float = 1e-8,
     max_norm: float = 1.0,
@@ -130,7 +130,7 @@ def quantize_grad(
     Noise is keyed by the storage order of ``x``. ``observe`` is called in the backward with what the rounding measured,
     a table of float64 [2, 16] (:mod:`fastgrad.shrinkage`). Arguments as in :func:`fastgrad.normalize_quantize_`.
     """
-    return _TreatGradient.apply(*_quantize_arguments(x, format, step, normalize, alpha, eps, max_norm, state,
+    return _TreatGradient.apply(*_quantize_arguments(x, format, step, normalize or "none", alpha, eps, max_norm, state,
                                                      rounding, scale, block, pow2, seed), observe)  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def _quantize_arguments(
     checks.one_of("format", format, FORMATS)
     scale = default_scale(format) if scale is None else scale
     checks.quantizer(format, rounding, scale, block)
-    checks.normalizer(method, alpha)
+    checks.normalizer(method, alpha, "normalize")
     checks.float_tensors("x", [x])
     state = checks.alpha_state(state, [x])
     arguments = (method, alpha, eps, max_norm, format, rounding, scale, block, pow2, signed64(seed))

@@ -22,7 +22,7 @@ from fastgrad.reference.scales import block_count
 _Stored = tuple[list[Tensor], list[Tensor], Tensor]  # codes, scales, table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # equal where it is the same; compare codes and scale for their bits
 class Quantized:
     """A tensor stored in a low-precision format.
 
@@ -43,6 +43,10 @@ class Quantized:
     @property
     def nbytes(self) -> int:
         return self.codes.nbytes + self.scale.nbytes
+
+    def __repr__(self) -> str:
+        scale = f"{self.scale.numel()} scales, each of {self.block} elements" if self.block else "one scale"
+        return f"Quantized({list(self.shape)} in {self.format}, {scale}, {self.nbytes:,} bytes, from {self.dtype})"
 
 
 # A tensor gives a Quantized, a list of them a list.

@@ -445,5 +445,9 @@ class FusedOptimizer(Optimizer):
             self._progress.load_state_dict(extra)
 
     def __repr__(self) -> str:
-        lines = [line for line in super().__repr__()[:-1].split("\n") if _PROGRESS not in line]
-        return "\n".join([*lines, f"    gradients: {self.treatment.describe()}\n)"])
+        # Of a group's own switches only those that are off say something: on, they are what `gradients` tells.
+        hidden = (f"    {_PROGRESS}: ", "    normalize: True", "    quantize: True")
+        lines = [line for line in super().__repr__()[:-1].split("\n") if not line.startswith(hidden)]
+        narrow = {payload_of(p).memory.dtype for g in self.param_groups for p in g["params"]} - {torch.float32}
+        rounded = [f"    weights: {self.weight_rounding} rounding to {', '.join(map(str, narrow))}"] if narrow else []
+        return "\n".join([*lines, f"    gradients: {self.treatment.describe()}", *rounded, ")"])
