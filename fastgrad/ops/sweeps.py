@@ -28,6 +28,7 @@ METHODS = normalizers.METHODS
 ALPHAS = normalizers.ALPHAS
 FORMATS = tuple(formats.FORMATS)
 ROUNDINGS = formats.ROUNDINGS
+WEIGHT_ROUNDINGS = ("nearest", "stochastic")
 SCALES = reference.SCALES
 UPDATES = ("sgd", "adamw")
 PHASES = ("all", "sums", "update")

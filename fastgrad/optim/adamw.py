@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from fastgrad.ops import checks
 from fastgrad.ops.checks import is_dense, rows_are_outermost
 from fastgrad.ops.normalize_quantize import Alpha
-from fastgrad.ops.state_layout import check_states
+from fastgrad.ops.state_layout import PACKED_FORMATS, check_states
 from fastgrad.ops.sweeps import BLOCKS
 from fastgrad.optim.fused import Call, FusedOptimizer, Plan
 from fastgrad.optim.payload import Payload, local_of, none_like, payload_of
@@ -208,7 +208,7 @@ class AdamW(FusedOptimizer):
             dtype = dtypes.get(self.state_format, torch.float32)
             state[name] = torch.empty_like(local_or_self(parameter, payload), dtype=dtype)
 
-        packed = self.state_format in ("int4", "fp4_e2m1")
+        packed = self.state_format in PACKED_FORMATS
         factored = self.factored and parameter.dim() > 1 and parameter.numel() >= SMALLEST_QUANTIZED
         order = storage_order(parameter)
         if order is not None and (factored or (block and self.state_format not in _PLAIN)):

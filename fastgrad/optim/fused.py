@@ -17,7 +17,7 @@ from fastgrad import shrinkage
 from fastgrad.ops import checks
 from fastgrad.ops.layout import changed
 from fastgrad.ops.normalize_quantize import resolve_alpha
-from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE
+from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE, WEIGHT_ROUNDINGS
 from fastgrad.optim.payload import Payload, is_sharded, local_of, payload_of
 from fastgrad.optim.saved_state import checked_states
 from fastgrad.optim.treatment import (
@@ -115,7 +115,7 @@ class FusedOptimizer(Optimizer):
     def __init__(
         self, params: Iterable, defaults: dict, treatment: Treatment, weight_rounding: str, capturable: bool
     ) -> None:
-        checks.one_of("weight_rounding", weight_rounding, ("nearest", "stochastic"))
+        checks.one_of("weight_rounding", weight_rounding, WEIGHT_ROUNDINGS)
         if capturable:
             for name, value, only in (
                 ("stats", treatment.stats, "anything but 'lagged'" if treatment.stats == "lagged" else None),
