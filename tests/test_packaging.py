@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -120,11 +121,15 @@ def test_an_installation_without_a_compiler_runs_on_the_references(tmp_path):
     assert made.returncode == 0, made.stdout[-4000:]
     assert "the native module was NOT built" in made.stdout
     (wheel,) = tmp_path.glob("fastgrad-*.whl")
+    assert [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")] == []
     code = (
+        # An editable installation would lend the wheel the native module of another tree.
+        "import sys; sys.meta_path = [finder for finder in sys.meta_path if 'Editable' not in repr(finder)]\n"
         "import fastgrad, torch; from fastgrad import library\n"
         "assert library.native is None, library.native_state\n"
         "q, table = fastgrad.quantize(torch.ones(8), 'int8')\n"
         "assert torch.equal(fastgrad.dequantize(q), torch.ones(8))\n"
+        f"assert {str(wheel)!r} in fastgrad.__file__\n"
         "print('on', library.instruction_set())"
     )
     # A wheel is a zip that Python can import from: no environment is needed to try it.
