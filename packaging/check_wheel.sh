@@ -41,7 +41,7 @@ fi
 wheel=$(echo "$work"/wheel/fastgrad-*.whl)
 cp "$wheel" "$out"
 "$tools/python" -m zipfile --list "$wheel" >"$work/names"
-for part in fastgrad/_native fastgrad/py.typed medclm/py.typed fastgrad/triton_kernels/ fastgrad/cifar/plans/ medclm/view/page/; do
+for part in 'fastgrad/_native\.[^/]*so' fastgrad/_native.pyi fastgrad/py.typed medclm/py.typed fastgrad/triton_kernels/ fastgrad/cifar/plans/ medclm/view/page/; do
   grep -q "^$part" "$work/names" || { echo "the wheel lacks $part"; exit 1; }
 done
 if grep -E '^(tests|bench|csrc)/' "$work/names"; then echo "the wheel holds what does not belong into it"; exit 1; fi
