@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 	$(BIN)/fastgrad cifar report demo/plain demo/autoscale_fp8 --out demo/report
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --durations=25
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -35,7 +36,9 @@ def release_gradients(
     The bits are those of ``optimizer.step()`` after the backward, wherever a parameter's update needs nothing of the
     others. What needs a value of all gradients of *this* step (``clip``, ``autoscale``) is not known inside backward:
     it takes ``stats="lagged"``, the value of the last step. A parameter without lagged statistics (all of them at the
-    first step) is treated as a list of its own.
+    first step) is treated as a list of its own; ``clip`` gives it the part of max_norm that keeps all of them within:
+
+        max_norm_i = max_norm sqrt(n_i / N)        n_i of the N elements of all parameters
 
     optimizer: of :mod:`fastgrad.optim`, whose ``step()`` is refused until ``released.remove()``. With
         ``nonfinite="skip"`` a parameter whose gradient has a NaN or infinity is skipped whole and counted in
@@ -160,7 +163,8 @@ class Released:
         first = None
         if lagged is None and optimizer.treatment.method == "autoscale":
             first = progress.alpha_state.clone()  # its own deviation is not that of all
-        table = optimizer._update(plan, lagged, optimizer._factors(plan.ids), 1.0)
+        max_norm = self._part_of_max_norm(p) if lagged is None else None
+        table = optimizer._update(plan, lagged, optimizer._factors(plan.ids), 1.0, max_norm=max_norm)
         if first is not None:
             progress.alpha_state.copy_(first)
         self._rows[place] = table[:1]
@@ -177,6 +181,11 @@ class Released:
         if plan is None or not plan.holds([p], self.optimizer):
             plan = self._plans[id(p)] = self.optimizer._make_plan(only=p)
         return plan
+
+    def _part_of_max_norm(self, p: Parameter) -> float:
+        """With max_norm for each, a first step of many parameters would be far above it, and a second moment that
+        remembers it would hold back the next hundred."""
+        return self.optimizer.treatment.max_norm * math.sqrt(p.numel() / sum(q.numel() for q in _all(self.optimizer)))
 
     def _lagged(self, place: int) -> Tensor | None:
         """The last step's row of a parameter and that of all, if there are such."""

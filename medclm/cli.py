@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from medclm.ablation import command as ablation
 from medclm.evaluation import command as evaluation
 from medclm.problems import DataError, Problems
 from medclm.settings import Settings
@@ -202,7 +203,7 @@ def info(folder: Annotated[Path, typer.Argument(metavar="SET", help="A converted
 
 
 app.command()(command.train)
-app.command()(command.ablation)
+app.command()(ablation.ablation)
 app.command("eval")(evaluation.evaluate)
 app.command("report")(evaluation.report)
 

@@ -23,14 +23,27 @@ _WRITTEN = SCHEMA.set(SCHEMA.get_field_index("image"), pa.field("image", _IMAGE)
 _METADATA = SCHEMA.metadata | {b"ARROW:schema": base64.b64encode(SCHEMA.serialize())}
 
 
+def _leaves() -> list[str]:
+    """Paths of the columns as Parquet numbers them."""
+    with pq.ParquetWriter(sink := pa.BufferOutputStream(), SCHEMA) as empty:
+        empty.write_table(SCHEMA.empty_table())
+    schema = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    return [schema.column(number).path for number in range(len(schema))]
+
+
+# Pictures are compressed already.
+_COMPRESSION = {leaf: "none" if leaf == "image.bytes" else "zstd" for leaf in _leaves()}
+_LEVELS = {leaf: 1 for leaf, codec in _COMPRESSION.items() if codec == "zstd"}
+
+
 @contextmanager
 def writer(path: Path) -> Iterator[pq.ParquetWriter]:
     with pq.ParquetWriter(
         path,
         _WRITTEN,
         store_schema=False,
-        compression="zstd",
-        compression_level=1,
+        compression=_COMPRESSION,
+        compression_level=_LEVELS,
         dictionary_pagesize_limit=_DICTIONARY_BYTES,
     ) as opened:
         opened.add_key_value_metadata(_METADATA)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # five builds under sanitizers, minutes each
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (
     "csrc/cuda/kernels.cu",

@@ -136,6 +136,19 @@ def test_lagged_global_values(method):
         assert float(optimizer.table[-1, 6]) < 1.0  # it did clip
 
 
+def test_first_clipped_step_is_within_max_norm_as_a_whole():
+    """Each clipped to max_norm by itself, together they would be sqrt(parameters) times as long."""
+    model = Network()
+    optimizer = SGD(model.parameters(), 1.0, normalize="clip", max_norm=0.05, stats="lagged")
+    released = fastgrad.release_gradients(model, optimizer)
+    before = [p.detach().double().clone() for p in model.parameters()]
+    backward(model, 0)
+    released.step()
+    moved = [(p.detach().double() - old).norm() for p, old in zip(model.parameters(), before, strict=True)]
+    whole = float(torch.stack(moved).norm())
+    assert 0.01 < whole <= 0.05 * (1 + 1e-4)
+
+
 def test_gradients_never_are_there_together():
     """At most one parameter's gradient exists at a time, and none is left after the step, released or not."""
     model = Network()

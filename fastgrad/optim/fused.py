@@ -97,6 +97,7 @@ class Call:
     inv_scale: float
     measure: bool
     skip: bool
+    max_norm: float
     sharded: Sharded | None = None  # where parameters are shards
 
     @property
@@ -260,9 +261,16 @@ class FusedOptimizer(Optimizer):
     # The step
 
     def _update(
-        self, plan: Plan, lagged: Tensor | None, factors: Tensor | None, inv_scale: float, slot: int = 0
+        self,
+        plan: Plan,
+        lagged: Tensor | None,
+        factors: Tensor | None,
+        inv_scale: float,
+        *,
+        slot: int = 0,
+        max_norm: float | None = None,
     ) -> Tensor:
-        """One call of the op on the parameters of a plan."""
+        """One call of the op on the parameters of a plan. max_norm: instead of the treatment's."""
         progress, treatment, device = self._progress, self.treatment, plan.payloads[0].memory.device
         alpha, state = treatment.alpha, progress.alpha_state
         if not isinstance(alpha, str):
@@ -280,6 +288,7 @@ class FusedOptimizer(Optimizer):
             inv_scale=inv_scale,
             measure=bool(self._observers) or treatment.stats == "lagged",
             skip=treatment.nonfinite != "propagate",
+            max_norm=treatment.max_norm if max_norm is None else max_norm,
         )
         try:
             return self._launch(plan, call) if plan.sharded is None else self._launch_sharded(plan, call)
@@ -293,7 +302,7 @@ class FusedOptimizer(Optimizer):
         t, sharded = self.treatment, plan.sharded
         assert sharded is not None
         whole = sharded.measure(
-            plan.grads, plan.flags, method=t.method, eps=t.eps, max_norm=t.max_norm, alpha=call.alpha,
+            plan.grads, plan.flags, method=t.method, eps=t.eps, max_norm=call.max_norm, alpha=call.alpha,
             state=call.alpha_state, lagged=call.lagged, inv_scale=call.inv_scale,
         )  # fmt: skip
         if call.skip and float(whole[-1, 5]) > 0:
@@ -306,7 +315,7 @@ class FusedOptimizer(Optimizer):
         """The arguments that the ops have in common, as two runs: up to ``lagged`` and from ``two_reads`` on."""
         t = self.treatment
         return (
-            (plan.groups, plan.flags, t.method, t.eps, t.max_norm, call.alpha, call.alpha_state, call.lagged),
+            (plan.groups, plan.flags, t.method, t.eps, call.max_norm, call.alpha, call.alpha_state, call.lagged),
             (
                 t.stats == "two_reads", t.format, t.rounding, t.scale_kind, t.block, t.pow2, signed64(t.seed),
                 call.step, call.clock, call.slot, plan.ids, call.factors, call.inv_scale, call.measure, call.skip,

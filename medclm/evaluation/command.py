@@ -33,7 +33,7 @@ def evaluate(
     profile: Annotated[
         list[str] | None, Option(help="strict (always there), llava_med, lmms_eval, medevalkit.")
     ] = None,
-    prompt: Annotated[str, Option(help="How it is asked: own, plain, lmms_eval, medevalkit.")] = "own",
+    prompt: Annotated[str, Option(help="How it is asked: own, brief, plain, lmms_eval, medevalkit.")] = "own",
     batch: Annotated[int, Option(help="Questions side by side.", min=1)] = 8,
     max_new_tokens: Annotated[int | None, Option(help="Of a reply; default: as the prompt says.", min=1)] = None,
     train: Annotated[Path | None, Option(help="The set that the model was trained on, to check for leakage.")] = None,
@@ -43,6 +43,7 @@ def evaluate(
     leakage: Annotated[bool, Option(help="Look for questions that the model may have seen.")] = True,
     missing: Annotated[str, Option(help="Images that are not there: error, skip.")] = "error",
     split: Annotated[str, Option(help="Of converted sets.")] = "test",
+    limit: Annotated[int, Option(help="Questions of each at most, always the same ones; 0: all.", min=0)] = 0,
     examples: Annotated[int, Option(help="Images kept for the report; 0: none.", min=0)] = 12,
     codec: Annotated[str, Option(help="How boxes are written in a file of replies without boxes.")] = "plain",
     device: Annotated[str, Option(help="cpu, cuda; default: a GPU where there is one.")] = "auto",
@@ -63,6 +64,7 @@ def evaluate(
         train=train,
         salt=None if salt_file is None else read_salt(salt_file),
         leakage=leakage,
+        limit=limit,
         examples=examples,
         codec=codec,
         restart=restart,

@@ -39,6 +39,11 @@ def _own(question: Question, kind: str) -> Asked:
     return Asked(_with_options(question), stage, SHORT if stage == "hard" else LONG)
 
 
+def _brief(question: Question, kind: str) -> Asked:
+    own = _own(question, kind)
+    return own if own.stage is None else Asked(own.text, "hard", SHORT)
+
+
 def _plain(question: Question, kind: str) -> Asked:
     return Asked(_with_options(question), None, LONG if question.answer_type == REPORT or question.stage else SHORT)
 
@@ -67,10 +72,13 @@ def _medevalkit(question: Question, kind: str) -> Asked:
 
 PROMPTS: dict[str, Callable[[Question, str], Asked]] = {
     "own": _own,  # as the models of this project are trained
+    "brief": _brief,  # as those that were trained with --no-reasoning are: for the answer alone, in every stage
     "plain": _plain,  # LLaVA-Med: the question alone
     "lmms_eval": _lmms_eval,
     "medevalkit": _medevalkit,
 }
+
+OWN = ("own", "brief")
 
 
 def asked(question: Question, kind: str, prompt: str, tokens: int | None = None) -> Asked:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -78,6 +78,20 @@ class Benchmark:
     trained_on: frozenset[str] = frozenset()
     source: str | None = None
     hashed: bool = False
+
+    def sampled(self, limit: int) -> Benchmark:
+        """At most so many of its questions, in their order: drawn by the hash of their ids, so always the same."""
+        if limit >= len(self.questions):
+            return self
+        order = sorted(range(len(self.questions)), key=lambda n: hashlib.sha256(self.questions[n].id.encode()).digest())
+        kept = sorted(order[:limit])
+        return replace(
+            self,
+            title=f"{self.title}, {limit:,} of {len(self.questions):,} questions",
+            questions=[self.questions[number] for number in kept],
+            load=lambda number: self.load(kept[number]),
+            row=lambda number: self.row(kept[number]),
+        )
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits: equal questions, equal answers, equal images."""

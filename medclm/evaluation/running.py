@@ -35,7 +35,8 @@ EXAMPLE_SIDE = 512  # pixels
 @dataclass(frozen=True)
 class Options:
     """profiles: beside strict, which is always there. train: the set that the model was trained on, for the leakage
-    check. examples: questions whose images are kept for the report. codec: of the boxes in a file of replies."""
+    check. limit: questions of each benchmark at most, drawn by the hash of their ids; 0: all. examples: questions whose
+    images are kept for the report. codec: of the boxes in a file of replies."""
 
     profiles: tuple[str, ...] = ("strict",)
     asking: Asking = field(default_factory=Asking)
@@ -44,6 +45,7 @@ class Options:
     train: Path | None = None
     salt: str | None = None
     leakage: bool = True
+    limit: int = 0
     examples: int = 12
     codec: str = "plain"
     restart: bool = False
@@ -113,6 +115,8 @@ def _read(on: Sequence[str], options: Options) -> list[tuple[Benchmark, Problems
     for name in on:
         problems = Problems()
         benchmark = benchmarks.read(name, problems, missing=options.missing, split=options.split)
+        if options.limit:
+            benchmark = benchmark.sampled(options.limit)
         if any(benchmark.name == other.name for other, _ in read):
             raise DataError(f"on: expected benchmarks with different names, got {benchmark.name} twice")
         read.append((benchmark, problems))

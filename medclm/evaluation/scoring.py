@@ -9,6 +9,7 @@ from medclm.evaluation.bootstrap import intervals
 from medclm.evaluation.boxes import box_scores
 from medclm.evaluation.metrics import corpus_bleu
 from medclm.evaluation.profiles import Profile
+from medclm.evaluation.prompts import OWN
 from medclm.evaluation.questions import REPORT, Benchmark
 from medclm.evaluation.replies import answer_of
 
@@ -18,12 +19,12 @@ BOXES = "boxes"  # stands beside the profiles
 def scored(benchmark: Benchmark, replies: Sequence[Reply], profiles: Sequence[Profile], *, prompt: str) -> list[dict]:
     """Of every question: its texts, the answer in the reply, and scores {profile: {metric: value}}.
 
-    With the prompt ``own`` the answer is what stands behind "Answer:", as models of this project are trained to write;
+    With the prompts OWN the answer is what stands behind "Answer:", as models of this project are trained to write;
     with that of another evaluation the whole reply is scored, as there.
     """
     found = []
     for question, reply in zip(benchmark.questions, replies, strict=True):
-        answer = answer_of(reply.text) if prompt == "own" and question.answer_type != REPORT else reply.text
+        answer = answer_of(reply.text) if prompt in OWN and question.answer_type != REPORT else reply.text
         scores = {profile.name: profile.score(question, answer, benchmark.kind) for profile in profiles}
         if question.stage is not None and question.stage != "hard":  # hard replies hold no reasoning, so no boxes
             scores[BOXES] = box_scores(reply.boxes, question.boxes)

@@ -19,7 +19,7 @@ from medclm.problems import Reason
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
-CACHE_BYTES = 1 << 30
+CACHE_BYTES = 96 << 20  # of each process; a larger volume is kept alone
 
 
 @dataclass(frozen=True, eq=False)

@@ -112,21 +112,24 @@ class Run:
             raise DataError(f"{self.folder}: all rows are longer than {most} tokens; {words}")
         return kept
 
-    def _make_optimizer(self, model: nn.Module) -> fastgrad.optim.AdamW:
-        s = self.settings
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        """Matrices decay, vectors do not."""
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        groups = [
+        return [
             {"params": [p for _, p in some], "param_names": [name for name, _ in some], "weight_decay": decay}
             for some, decay in (
-                ([(n, p) for n, p in named if p.dim() > 1], s.weight_decay),
+                ([(n, p) for n, p in named if p.dim() > 1], self.settings.weight_decay),
                 ([(n, p) for n, p in named if p.dim() <= 1], 0.0),
             )
             if some
         ]
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        s = self.settings
         clipped = dict(normalize="clip", max_norm=s.clip, stats="lagged") if s.clip else {}
         return fastgrad.optim.AdamW(
-            groups, lr=s.lr, betas=s.betas, state_format=s.state_format, factored=s.factored, nonfinite="skip",
-            grad_format=None if s.grad_format == "none" else s.grad_format, seed=s.seed, **clipped,
+            self.parameter_groups(model), lr=s.lr, betas=s.betas, state_format=s.state_format, factored=s.factored,
+            nonfinite="skip", grad_format=None if s.grad_format == "none" else s.grad_format, seed=s.seed, **clipped,
         )  # fmt: skip
 
     def prepare(self) -> None:
@@ -147,8 +150,8 @@ class Run:
         self.trained: nn.Module = adapters.add_adapters(model, s.lora, s.seed) if s.lora else model
         self.trained.train()
         self.ranks.share_weights(self.trained.parameters())
-        self.optimizer = self._make_optimizer(self.trained)
-        self.monitor = fastgrad.Monitor(self.optimizer, capacity=1)
+        self.optimizer = self.make_optimizer(self.trained)
+        self.monitor = fastgrad.Monitor(self.optimizer, capacity=1) if s.grad_format != "none" else None
         if self.state is not None:
             self._restore(self.state)
         self.released = None

@@ -161,3 +161,16 @@ def test_fingerprint_follows_answers_and_images(tmp_path):
     entries[0]["answer"] = "Yes"
     (folder / "test.json").write_text(json.dumps(entries))
     assert read("slake", folder).fingerprint() not in (before, after)
+
+
+def test_a_share_of_the_questions_is_always_the_same(converted):
+    whole = benchmarks.read(str(converted), Problems())
+    some = whole.sampled(7)
+    assert [each.id for each in some.questions] == [each.id for each in whole.sampled(7).questions]
+    assert len(some.questions) == 7 and whole.sampled(10**6) is whole
+    places = [next(n for n, each in enumerate(whole.questions) if each.id == q.id) for q in some.questions]
+    assert places == sorted(places) and places != list(range(7))
+    for number, place in enumerate(places):
+        assert some.row(number)["question"] == whole.row(place)["question"]
+        assert some.load(number).tobytes() == whole.load(place).tobytes()
+    assert some.fingerprint() != whole.fingerprint() and "7 of" in some.title

@@ -14,6 +14,7 @@ from fastgrad.integrations.causal_lm import causal_lm_loss
 from medclm.models import student
 from medclm.models.efficientnet_lite import LITE0, EfficientNetLiteConfig, EfficientNetLiteModel, folded
 from medclm.models.loading import load
+from medclm.problems import DataError
 from medclm.training.examples import ExampleMaker, collate
 from medclm.training.prompting import for_model, generation_inputs
 
@@ -147,3 +148,9 @@ def test_the_real_student_speaks_and_its_tower_sees(tmp_path, monkeypatch):
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(tower(x).last_hidden_state, with_batch_norm(state, x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("blocks", ("0", "31", "four", "-1"))
+def test_a_student_of_other_blocks_than_there_are_is_refused(blocks):
+    with pytest.raises(DataError, match="expected 1 to 30 blocks"):
+        load(f"student:{blocks}")

@@ -417,17 +417,18 @@ def test_from_phantoms_to_a_trained_model_by_commands(tmp_path, monkeypatch):
         assert done.exit_code == 0, done.output
         return done.output
 
-    called("phantom-data", tmp_path / "phantoms", "--count", "24", "--size", "96", "--seed", "3")
+    called("phantom-data", tmp_path / "phantoms", "--count", "30", "--size", "96", "--seed", "3")
     called("convert", "phantom", "--annotations", tmp_path / "phantoms", "--out", tmp_path / "set", "--workers", "1")
     said = called(
         "train", tmp_path / "set", "--model", "tiny", "--out", tmp_path / "run", "--max-steps", "3", "--batch", "2"
     )
     assert "3 steps" in said and (tmp_path / "run" / "checkpoint" / "model.safetensors").exists()
     table = called(
-        "ablation", tmp_path / "set", "--model", "tiny", "--out", tmp_path / "arms", "--arms", "adaptive,easy",
-        "--seeds", "0,1", "--max-steps", "2", "--batch", "2", "--evaluate-rows", "1",
+        "ablation", tmp_path / "set", "--model", "tiny", "--out", tmp_path / "arms", "--arms",
+        "adaptive,no-reasoning", "--seeds", "0,1", "--max-steps", "2", "--batch", "2", "--evaluate-rows", "1",
     )  # fmt: skip
-    assert "| adaptive |" in table and "| easy |" in table and "2 seeds" in table
+    assert "| adaptive |" in table and "| no-reasoning |" in table and "2 seeds" in table
+    assert "questions of the test split" in table and "Difference from `adaptive`" in table
     assert {path.name for path in (tmp_path / "arms").iterdir()} == {
-        "adaptive-0", "adaptive-1", "easy-0", "easy-1", "ablation.md",
+        "adaptive-0", "adaptive-1", "no-reasoning-0", "no-reasoning-1", "ablation.md",
     }  # fmt: skip

@@ -1,0 +1,1 @@
+"""``python -m bench.medclm_training``: MedCLM's loop in little memory, beside the same loop with torch.optim.AdamW."""

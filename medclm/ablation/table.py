@@ -1,0 +1,132 @@
+"""``ablation.md``: what came out, arm by arm."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from medclm.evaluation.bootstrap import Interval, interval, paired_difference
+from medclm.schema import STAGES
+
+if TYPE_CHECKING:
+    from medclm.ablation.comparison import Run
+
+# (heading, profile, metric, stages): what is read off the answers.
+COLUMNS = (
+    ("accuracy", "strict", "accuracy", STAGES),
+    ("accuracy, easy", "strict", "accuracy", ("easy",)),
+    ("accuracy, medium", "strict", "accuracy", ("medium",)),
+    ("accuracy, hard", "strict", "accuracy", ("hard",)),
+    ("box IoU, easy", "boxes", "box_iou", ("easy",)),
+    ("box IoU, medium", "boxes", "box_iou", ("medium",)),
+)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Losses of the val split and, where the runs were asked, scores of the test split and differences to the first
+    arm."""
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        arms.setdefault(run.arm, []).append(run)
+    seeds = len({run.seed for run in runs})
+    lines = [*_losses(arms, seeds)]
+    if all(run.questions for run in runs):
+        lines += ["", *_scores(arms, seeds)]
+        if len(arms) > 1:
+            lines += ["", *_differences(arms)]
+    return "\n".join(lines) + "\n"
+
+
+def _losses(arms: dict[str, list[Run]], seeds: int) -> list[str]:
+    lines = [
+        f"Loss on the val split by stage, {seeds} seeds: mean (standard deviation). A stage that an arm never asks for "
+        "is not looked at.",
+        "",
+        f"| arm | {' | '.join(STAGES)} | shown {'/'.join(STAGES)} |",
+        "|---|" + "--:|" * (len(STAGES) + 1),
+    ]
+    for arm, runs in arms.items():
+        results = [run.result for run in runs]
+        cells = [
+            _spread([r["validation"][stage] for r in results if r["validation"] and stage in r["validation"]], "{:.4f}")
+            for stage in STAGES
+        ]
+        shown = "/".join(f"{statistics.mean(r['shown'][stage] for r in results):.0f}" for stage in STAGES)
+        lines.append(f"| {arm} | {' | '.join(cells)} | {shown} |")
+    return lines
+
+
+def _scores(arms: dict[str, list[Run]], seeds: int) -> list[str]:
+    questions = next(iter(arms.values()))[0].questions
+    lines = [
+        f"Percent on the {len(questions):,} questions of the test split: mean of {seeds} seeds (standard deviation "
+        "over them), and the 95 % interval of that mean over patients.",
+        "",
+        f"| arm | {' | '.join(heading for heading, *_ in COLUMNS)} |",
+        "|---|" + "--:|" * len(COLUMNS),
+    ]
+    for arm, runs in arms.items():
+        cells = []
+        for _, *key in COLUMNS:
+            means = [statistics.mean(_values(run, *key).values()) for run in runs if _values(run, *key)]
+            if not means:
+                cells.append("")
+                continue
+            values, clusters = _of_all_seeds(runs, *key)
+            found = interval(list(values.values()), [clusters[id] for id in values])
+            cells.append(f"{_spread([100 * mean for mean in means], '{:.1f}')}<br>{_ends(found)}")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return lines
+
+
+def _differences(arms: dict[str, list[Run]]) -> list[str]:
+    (first, base), *others = arms.items()
+    lines = [
+        f"Difference from `{first}` in percentage points, seeds averaged, the same questions resampled together by "
+        "patient: mean, 95 % interval. Differences among seeds are not in the interval.",
+        "",
+        f"| arm | {' | '.join(heading for heading, *_ in COLUMNS)} |",
+        "|---|" + "--:|" * len(COLUMNS),
+    ]
+    for arm, runs in others:
+        cells = []
+        for _, *key in COLUMNS:
+            before, clusters = _of_all_seeds(base, *key)
+            after, _ = _of_all_seeds(runs, *key)
+            ids = [id for id in before if id in after]
+            if not ids:
+                cells.append("")
+                continue
+            found = paired_difference(
+                [before[id] for id in ids], [after[id] for id in ids], [clusters[id] for id in ids]
+            )
+            cells.append(f"{100 * found.mean:+.1f}<br>{_ends(found, '+.1f')}")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return lines
+
+
+def _values(run: Run, profile: str, metric: str, stages: Sequence[str]) -> dict[str, float]:
+    """Question -> score."""
+    found = {row["id"]: row["scores"].get(profile, {}).get(metric) for row in run.questions if row["stage"] in stages}
+    return {id: value for id, value in found.items() if value is not None}
+
+
+def _of_all_seeds(
+    runs: Sequence[Run], profile: str, metric: str, stages: Sequence[str]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """(question -> mean over seeds, question -> patient)."""
+    each = [_values(run, profile, metric, stages) for run in runs]
+    values = {id: statistics.mean(found[id] for found in each) for id in each[0]}
+    return values, {row["id"]: row["cluster"] for row in runs[0].questions}
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    if not values:
+        return ""
+    spread = f" ({form.format(statistics.stdev(values))})" if len(values) > 1 else ""
+    return form.format(statistics.mean(values)) + spread
+
+
+def _ends(found: Interval, form: str = ".1f") -> str:
+    return "" if found.low is None else f"{100 * found.low:{form}} to {100 * found.high:{form}}"
