@@ -1,8 +1,10 @@
 # make demo    sets everything up and runs the main job: a ResNet-20, plain against treated gradients
-# make test    sets everything up and passes the tests (the slow ones: make test-slow)
+# make test    sets everything up, checks style and types, and passes the tests (the slow ones: make test-slow)
 # make bench   the benchmark table of this machine
 # make gpu-check  reads the machine code of the GPU kernels, without a device (needs nvcc)
-# make lint    ruff
+# make docs    the documentation as a site, in build/site; no warning is let through
+# make wheel   a source distribution and a wheel in dist/, tried where no compiler is
+# make lint    ruff and mypy
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
@@ -10,7 +12,7 @@ PYTHON ?= python3
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow bench gpu-check lint clean
+.PHONY: demo test test-slow bench gpu-check docs figures wheel lint clean
 
 $(VENV)/installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,8 +27,7 @@ demo: $(VENV)/installed
 	    --normalize autoscale --grad-format fp8_e4m3 --out demo/autoscale_fp8
 	$(BIN)/fastgrad cifar report demo/plain demo/autoscale_fp8 --out demo/report
 
-test: $(VENV)/installed
-	$(BIN)/python -m ruff check .
+test: lint
 	$(BIN)/python -m pytest -m "not slow" --durations=25
 
 test-slow: $(VENV)/installed
@@ -39,8 +40,18 @@ bench: $(VENV)/installed
 gpu-check: $(VENV)/installed
 	$(BIN)/python -m bench.gpu_code --json build/gpu_code.json
 
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir build/site  # else the theme advertises
+
+figures: $(VENV)/installed
+	$(BIN)/python docs/figures.py
+
+wheel:
+	PYTHON=$(PYTHON) packaging/check_wheel.sh dist
+
 lint: $(VENV)/installed
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
 
 clean:
-	rm -rf $(VENV) build demo fastgrad.egg-info fastgrad/_native*.so
+	rm -rf $(VENV) build dist demo fastgrad.egg-info fastgrad/_native*.so

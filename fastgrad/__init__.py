@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastgrad import nn, optim, shrinkage
 from fastgrad.activations import compress_saved_tensors
@@ -53,7 +53,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def __getattr__(name: str) -> Any:
     # Loaded when it is asked for: it is the only part that needs numpy.
     if name == "Monitor":
         from fastgrad.monitor import Monitor

@@ -45,6 +45,7 @@ class Accumulator:
 
     def _with(self, gradient: Tensor | None) -> Tensor:
         if self._sum is None:
+            assert gradient is not None, "an empty sum has nothing to give"
             return local_of(gradient).float()
         total = dequantize(self._sum, dtype=torch.float32)
         if gradient is None:

@@ -8,6 +8,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -225,6 +226,10 @@ class compress_saved_tensors:
         self._hooks: torch.autograd.graph.saved_tensors_hooks | None = None
         self._reset()
 
+    def __repr__(self) -> str:
+        kept = f", {self._compressed} of {self._saved} saved tensors compressed" if self._saved else ""
+        return f"compress_saved_tensors({self.format!r}, block={self.block}, min_elements={self.min_elements}{kept})"
+
     def _reset(self) -> None:
         self._ordinal = 0  # of a compressed tensor: the parameter id of its noise
         self._known: dict[tuple, tuple[StorageWeakRef, weakref.ref]] = {}
@@ -247,7 +252,8 @@ class compress_saved_tensors:
     @torch.compiler.disable
     def __exit__(self, *error: object) -> None:
         hooks, self._hooks = self._hooks, None
-        hooks.__exit__(*error)
+        if hooks is not None:
+            hooks.__exit__(*error)
         self._known.clear()
         self._parameters, self._found, self._held = _Storages(), _Storages(), _Storages()
 
@@ -364,6 +370,7 @@ class compress_saved_tensors:
         return _View(stored, shape, stride, dense)
 
     def _quantize(self, flat: Tensor, shape: tuple[int, ...]) -> _Stored | str:
+        assert self.step is not None, "tensors are saved in the context only"
         if self._ordinal == PARAMETER_RANGE:
             self._take_step()
         quantized, table = quantize(
@@ -405,7 +412,7 @@ _OURS = (__name__, "torch.utils._contextlib", "torch._dynamo.eval_frame")  # the
 
 def _is_checkpoint_input() -> bool:
     """Whether torch.utils.checkpoint itself is saving: the frames under the hook are its own."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__") in _OURS:
         frame = frame.f_back
     for _ in range(2):

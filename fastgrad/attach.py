@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastgrad.ops.normalize_quantize import normalize_quantize_, resolve_alpha
+from fastgrad.ops.normalize_quantize import Alpha, normalize_quantize_, resolve_alpha
 from fastgrad.ops.sweeps import NORMALIZE
 from fastgrad.optim.payload import is_sharded, local_of
 from fastgrad.optim.treatment import (
+    Eligible,
     Observer,
     ObserverHandle,
     Observers,
@@ -21,12 +22,30 @@ from fastgrad.optim.treatment import (
     parameter_names,
     refuse_sparse,
 )
+from fastgrad.reference.philox import DEFAULT_SEED
 
 if TYPE_CHECKING:
     from fastgrad.distributed.shards import Sharded
 
 
-def attach(optimizer: Optimizer, **options: object) -> Attached:
+def attach(
+    optimizer: Optimizer,
+    *,
+    normalize: str | None = None,
+    alpha: Alpha = "ratio_first",
+    eps: float = 1e-8,
+    max_norm: float = 1.0,
+    grad_format: str | None = None,
+    rounding: str = "stochastic",
+    scale: str | None = None,
+    block: int = 128,
+    pow2: bool = False,
+    stats: str = "auto",
+    nonfinite: str = "propagate",
+    compensate: None = None,  # the step is the optimizer's own
+    eligible: Eligible | None = None,
+    seed: int = DEFAULT_SEED,
+) -> Attached:
     """Normalizes and rounds the gradients of any torch optimizer, in place, before each of its steps.
 
         handle = fastgrad.attach(torch.optim.AdamW(model.parameters()), normalize="znorm", grad_format="bf16")
@@ -40,19 +59,37 @@ def attach(optimizer: Optimizer, **options: object) -> Attached:
 
     The handle has ``detach()``, ``table``, ``add_observer`` (for :class:`fastgrad.Monitor`) and a state_dict.
     """
-    return Attached(optimizer, Treatment(**options))
+    treatment = Treatment(
+        normalize=normalize,
+        alpha=alpha,
+        eps=eps,
+        max_norm=max_norm,
+        grad_format=grad_format,
+        rounding=rounding,
+        scale=scale,
+        block=block,
+        pow2=pow2,
+        stats=stats,
+        nonfinite=nonfinite,
+        compensate=compensate,
+        eligible=eligible,
+        seed=seed,
+    )
+    return Attached(optimizer, treatment)
 
 
 class Attached:
     """What :func:`attach` returns."""
 
     def __init__(self, optimizer: Optimizer, treatment: Treatment) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        if treatment.compensate is not None:
+            raise ValueError("compensate: the step belongs to the attached optimizer; use fastgrad.optim.SGD")
         if isinstance(optimizer, torch.optim.LBFGS):
             raise TypeError("optimizer: LBFGS compares gradients along a line; treated ones, with noise, mislead it")
         if treatment.nonfinite == "skip":
             raise ValueError("nonfinite: a hook cannot skip the optimizer's step; expected 'propagate' or 'error'")
-        if treatment.compensate is not None:
-            raise ValueError("compensate: the step belongs to the attached optimizer; use fastgrad.optim.SGD")
         self.optimizer = optimizer
         self.treatment = treatment
         self._progress = Progress()
@@ -121,7 +158,8 @@ class Attached:
         lagged = progress.lagged_for(ids, treatment.stats)
         normalized = [g for g, f in zip(grads, flags, strict=True) if f & NORMALIZE]
         alpha, state = resolve_alpha(normalized, treatment.method, treatment.alpha, progress.alpha_state, lagged)
-        sharded = whole = None
+        sharded: Sharded | None = None
+        whole: Tensor | None = None
         if any(map(is_sharded, parameters)):
             sharded = self._sharded(parameters)
             whole = sharded.measure(
@@ -150,7 +188,7 @@ class Attached:
             skip_nonfinite=treatment.nonfinite == "error" and sharded is None,
             offsets=None if sharded is None else sharded.offsets,
         )
-        if sharded is not None:
+        if sharded is not None and whole is not None:
             table = sharded.merge(table, whole)
         self._refuse_nonfinite(table, ids)
         step = progress.step

@@ -15,7 +15,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -23,11 +23,11 @@ NUMERICS_VERSION = 1
 """Version of the numeric contract (docs/numerics.md). Stored in every checkpoint."""
 
 
-def _load_native() -> tuple[ModuleType | None, str]:
+def _load_native() -> tuple[Any, str]:  # the module, whose names only the compiler knows, or None
     if os.environ.get("FASTGRAD_NATIVE") == "0":
         return None, "switched off by FASTGRAD_NATIVE=0"
     try:
-        from fastgrad import _native
+        import fastgrad._native as _native
     except ImportError as error:
         return None, f"not built or not loadable ({error}); `pip install -e .` builds it"
     if _native.numerics_version != NUMERICS_VERSION:

@@ -62,7 +62,7 @@ class Monitor:
         capacity: int = 10_000,
         every: int = 1,
         tensorboard: Any = None,
-    ):
+    ) -> None:
         for name, value in (("capacity", capacity), ("every", every)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"Monitor: {name} must be an integer of at least 1, got {value!r}")
@@ -208,7 +208,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

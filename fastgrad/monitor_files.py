@@ -7,6 +7,7 @@ import csv
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,8 +60,8 @@ def _write_csv(path: Path, names: list[str], chunks: Iterable[Columns]) -> None:
             writer.writerows(zip(*(chunk[name].tolist() for name in names), strict=True))
 
 
-def _write_parquet(arrow, path: Path, names: list[str], chunks: Iterable[Columns]) -> None:
-    def kind(name: str):
+def _write_parquet(arrow: Any, path: Path, names: list[str], chunks: Iterable[Columns]) -> None:
+    def kind(name: str) -> Any:
         if name in TEXTS:
             return arrow.string()
         return arrow.int64() if name in INTEGERS else arrow.float64()
@@ -73,10 +74,10 @@ def _write_parquet(arrow, path: Path, names: list[str], chunks: Iterable[Columns
             )
 
 
-def _array(name: str, values) -> np.ndarray:
+def _array(name: str, values: Iterable) -> np.ndarray:
     if name in TEXTS:
         return np.array(list(values), dtype=str)
-    return np.array(values, dtype=np.int64 if name in INTEGERS else np.float64)
+    return np.array(list(values), dtype=np.int64 if name in INTEGERS else np.float64)
 
 
 def _suffix(path: Path, verb: str) -> str:
@@ -86,7 +87,7 @@ def _suffix(path: Path, verb: str) -> str:
     return suffix
 
 
-def _import_pyarrow(verb: str):
+def _import_pyarrow(verb: str) -> Any:
     try:
         import pyarrow
         import pyarrow.parquet

@@ -6,7 +6,7 @@ S steps, L layers. Values that are not finite (a layer without a gradient at a s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -199,7 +199,7 @@ def _line(
     steps: np.ndarray,  # [S]
     values: np.ndarray,  # [S]
     *,
-    color,
+    color: Any,
     width: float,  # points
     label: str | None = None,
     zorder: float = 2,

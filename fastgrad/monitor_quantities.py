@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fastgrad import shrinkage
 from fastgrad.shrinkage import column
 
-_FORMULAS = {
-    "std": (shrinkage.std, "n", "m2"),
-    "norm": (shrinkage.norm, "n", "mean", "m2"),
-    "q": (shrinkage.projection, "sum_yy", "sum_yq"),
-    "norm_ratio": (shrinkage.norm_ratio, "sum_yy", "sum_qq"),
-    "cosine": (shrinkage.cosine, "sum_yy", "sum_yq", "sum_qq"),
-    "noise_variance": (shrinkage.noise_variance, "n", "sum_yy", "sum_yq", "sum_qq"),
+_FORMULAS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    "std": (shrinkage.std, ("n", "m2")),
+    "norm": (shrinkage.norm, ("n", "mean", "m2")),
+    "q": (shrinkage.projection, ("sum_yy", "sum_yq")),
+    "norm_ratio": (shrinkage.norm_ratio, ("sum_yy", "sum_qq")),
+    "cosine": (shrinkage.cosine, ("sum_yy", "sum_yq", "sum_qq")),
+    "noise_variance": (shrinkage.noise_variance, ("n", "sum_yy", "sum_yq", "sum_qq")),
 }
 # fmt: off
 QUANTITIES = (
@@ -36,7 +38,7 @@ def measure(
 ) -> Tensor:  # [...] float64
     """One quantity of every row: a column, or a formula of ``fastgrad.shrinkage`` over columns."""
     if quantity in _FORMULAS:
-        formula, *names = _FORMULAS[quantity]
+        formula, names = _FORMULAS[quantity]
         return formula(*(column(tables, name) for name in names))
     return column(tables, quantity)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,8 @@ from fastgrad.ops.backward import next_step, quantize_grad
 from fastgrad.ops.normalize_quantize import default_scale
 from fastgrad.ops.sweeps import FORMATS
 from fastgrad.reference.philox import DEFAULT_SEED
+
+__all__ = ["TreatGradient"]
 
 
 class TreatGradient(nn.Module):
@@ -41,10 +45,10 @@ class TreatGradient(nn.Module):
         self.normalize = normalize or "none"
         self.grad_format = grad_format or "fp32"
         checks.one_of("grad_format", self.grad_format, FORMATS)
-        checks.normalizer(self.normalize, alpha)
+        checks.normalizer(self.normalize, alpha, "normalize")
         scale = default_scale(self.grad_format) if scale is None else scale
         checks.quantizer(self.grad_format, rounding, scale, block)
-        self.options = dict(
+        self.options: dict[str, Any] = dict(
             alpha=alpha, eps=eps, max_norm=max_norm, rounding=rounding, scale=scale, block=block, pow2=pow2, seed=seed
         )
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from fastgrad import shrinkage
 from fastgrad.accumulate import Accumulator
@@ -76,6 +77,14 @@ class Released:
         self._guard = optimizer.register_state_dict_pre_hook(self._refuse_within_a_step)
         optimizer._released = self._refuse_step
 
+    def __repr__(self) -> str:
+        said = [f"{len(self._parameters)} parameters of {type(self.optimizer).__name__}"]
+        if self.accumulate > 1:
+            said.append(f"{self.accumulate} micro-batches to an update, summed in {self._format}")
+        if self.skipped:
+            said.append(f"{sum(self.skipped.values())} updates skipped")
+        return f"Released({', '.join(said if self.active else [*said, 'removed'])})"
+
     def as_optimizer(self) -> FusedOptimizer:
         """The optimizer, whose own ``step()`` closes the iteration from now on: for loops that call it themselves.
 
@@ -93,7 +102,7 @@ class Released:
             return  # between micro-batches
         self._refuse_kept_gradients()
         optimizer, progress = self.optimizer, self.optimizer._progress
-        optimizer._opt_called = True  # what torch's schedulers look at
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # what torch's schedulers set and look at
         if not self._rows:
             return
         ids = sorted(self._rows)
@@ -132,6 +141,7 @@ class Released:
     @torch.no_grad()
     def _update(self, p: Parameter) -> None:
         gradient, p.grad = p.grad, None
+        assert gradient is not None, "torch calls this when a gradient is there"
         if self.accumulate > 1:
             sums = self._sums.setdefault(id(p), Accumulator(self._format, self.optimizer.treatment.seed))
             place = self._plan(p).ids[0]
@@ -218,7 +228,7 @@ class Released:
                 "checkpoints that share a parameter need use_reentrant=False"
             )
 
-    def _refuse_within_a_step(self, optimizer: FusedOptimizer) -> None:
+    def _refuse_within_a_step(self, optimizer: Optimizer) -> None:
         if self._rows or any(sums.count for sums in self._sums.values()):
             raise RuntimeError(
                 "state_dict: a step is open, some parameters are updated or accumulated and others are not; save after "

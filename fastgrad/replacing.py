@@ -12,8 +12,8 @@ def replacing(path: Path, mode: str) -> Iterator[IO]:
     """A file that takes the place of ``path`` when it is complete and on the disk, or never."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        text = {} if "b" in mode else {"newline": "", "encoding": "utf-8"}
-        with temporary.open(mode, **text) as file:
+        newline, encoding = (None, None) if "b" in mode else ("", "utf-8")
+        with temporary.open(mode, newline=newline, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

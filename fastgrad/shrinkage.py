@@ -55,6 +55,13 @@ def projection(sum_yy: Tensor, sum_yq: Tensor) -> Tensor:
     return torch.where(sum_yy == 0, _ones(sum_yy), sum_yq / sum_yy)
 
 
+def q(
+    table: Tensor,  # [..., 16], what a list op returns
+) -> Tensor:  # [...]
+    """:func:`projection` of every row: one q_k a tensor, and last that of all together."""
+    return projection(column(table, "sum_yy"), column(table, "sum_yq"))
+
+
 def norm_ratio(sum_yy: Tensor, sum_qq: Tensor) -> Tensor:
     """How much longer q is than y, no unit:  |q| / |y| = sqrt(sum_qq / sum_yy), with 0/0 = 1."""
     sum_yy, sum_qq = _float64(sum_yy, sum_qq)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,10 +80,10 @@ class Int8Weight(Tensor):
         codes, s = (self.codes, self.scales) if rows is None else (self.codes[rows], self.scales[rows])
         return _dense(codes, s, self.dtype)
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]  # tensor_contents is between torch and itself
         return f"Int8Weight({list(self.shape)}, dtype={self.dtype}, block={self.block})"
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: Any) -> tuple:
         # torch's own way for such tensors refuses a map_location that is a function.
         made_of = (self.codes, self.scales, self.dtype, self.requires_grad, isinstance(self, nn.Parameter))
         return _rebuild, made_of
@@ -95,7 +96,9 @@ class Int8Weight(Tensor):
         return cls(inner["codes"], inner["scales"], dtype)
 
     @classmethod
-    def __torch_function__(cls, function: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None):
+    def __torch_function__(
+        cls, function: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         # fully_shard and distribute_tensor cut a weight so, and would silently go on with a dense copy of it.
         if function in _CUTS and sys._getframe(1).f_globals.get("__name__", "").startswith("torch.distributed"):
@@ -109,7 +112,9 @@ class Int8Weight(Tensor):
             return function(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, function: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None):
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares its stub as a static method
+        cls, function: Any, types: Iterable, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         handler = _DISPATCHED.get(function)
         if handler is not None:
@@ -128,7 +133,7 @@ def _dense(codes: Tensor, s: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.ops.fastgrad.dequantize([codes], [s], "int8", block, codes.shape, codes.stride(), [2], dtype)[0]
 
 
-def _rebuild(codes: Tensor, s: Tensor, dtype: torch.dtype, requires_grad: bool, parameter: bool) -> Int8Weight:
+def _rebuild(codes: Tensor, s: Tensor, dtype: torch.dtype, requires_grad: bool, parameter: bool) -> Tensor:
     """From a file."""
     if parameter:
         return nn.Parameter(Int8Weight(codes, s, dtype), requires_grad)
@@ -139,14 +144,14 @@ class _Linear(torch.autograd.Function):
     """y = x W^T + b. The dense weight lives during the product, in forward and in backward."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Int8Weight, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Int8Weight, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.with_bias = bias is not None
         return F.linear(x, weight.dense(), bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple:
+    def backward(ctx: Any, dy: Tensor) -> tuple:
         x, weight = ctx.saved_tensors
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
@@ -163,7 +168,7 @@ class _Embedding(torch.autograd.Function):
     """Rows of the weight; only those that are looked up become dense."""
 
     @staticmethod
-    def forward(ctx, indices: Tensor, weight: Int8Weight, padding_index: int) -> Tensor:
+    def forward(ctx: Any, indices: Tensor, weight: Int8Weight, padding_index: int) -> Tensor:
         ctx.save_for_backward(indices)
         ctx.shape, ctx.padding_index = weight.shape, padding_index
         flat = indices.reshape(-1)
@@ -172,13 +177,13 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple:
+    def backward(ctx: Any, dy: Tensor) -> tuple:
         (indices,) = ctx.saved_tensors
         dw = torch.ops.aten.embedding_dense_backward(dy, indices, ctx.shape[0], ctx.padding_index, False)
         return None, dw, None
 
 
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None):
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     if not isinstance(weight, Int8Weight):
         return NotImplemented
     if torch.is_autocast_enabled(input.device.type):
@@ -194,7 +199,7 @@ def _embedding(
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
-):
+) -> Any:
     if not isinstance(weight, Int8Weight):
         return NotImplemented
     if max_norm is not None or scale_grad_by_freq or sparse:
@@ -234,7 +239,7 @@ _FUNCTIONS: dict[Callable, Callable] = {
     F.embedding: _embedding,
     Tensor.storage: _no_storage,
     Tensor.__setitem__: _refuse_item,
-    Tensor.data.__set__: _set_data,
+    Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]  # a property to Python, a Tensor to type checkers
     Tensor.share_memory_: _share_memory,
     Tensor.is_shared: lambda weight: weight.codes.is_shared(),
 }
@@ -242,7 +247,7 @@ _FUNCTIONS: dict[Callable, Callable] = {
 aten = torch.ops.aten
 
 
-def _each(function: Callable, weight: Int8Weight, *args, **kwargs) -> Tensor:
+def _each(function: Callable, weight: Int8Weight, *args: Any, **kwargs: Any) -> Tensor:
     """The same of codes and scales; a type only concerns the outside."""
     dtype = kwargs.get("dtype") or weight.dtype
     if dtype not in DTYPES:
@@ -252,7 +257,7 @@ def _each(function: Callable, weight: Int8Weight, *args, **kwargs) -> Tensor:
     return Int8Weight(codes, s, dtype)
 
 
-def _copy(function: Callable, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+def _copy(function: Callable, target: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     if isinstance(target, Int8Weight) and isinstance(source, Int8Weight) and target.block == source.block:
         target.codes.copy_(source.codes)
         target.scales.copy_(source.scales)
@@ -262,13 +267,20 @@ def _copy(function: Callable, target: Tensor, source: Tensor, non_blocking: bool
     return function(target, source.dense(), non_blocking)
 
 
-def _dense_like(function: Callable, weight: Int8Weight, *args, **kwargs) -> Tensor:
+def _dense_like(function: Callable, weight: Int8Weight, *args: Any, **kwargs: Any) -> Tensor:
     """zeros_like and its kin: gradients of the weight are dense."""
     kwargs.setdefault("dtype", weight.dtype)
     return function(weight.codes, *args, **kwargs)
 
 
-def _slice(function: Callable, weight: Int8Weight, dim: int = 0, start=None, end=None, step: int = 1) -> Tensor:
+def _slice(
+    function: Callable,
+    weight: Int8Weight,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Tensor:
     """Of rows only those become dense."""
     if dim % 2 == 0 and step == 1:
         return weight.dense(slice(start, None if end is None or end >= weight.shape[0] else end))
@@ -331,6 +343,7 @@ def quantize_weights_(
         if hasattr(module.weight, "to_local"):  # a DTensor
             raise NotImplementedError(f"{name}: {_NOT_SHARDED}")
     made: dict[int, nn.Parameter] = {}
+    dense: list[Tensor] = []  # of tied weights none may be freed in between: its id would be used again
     names = []
     for name, module in chosen:
         weight = module.weight
@@ -339,11 +352,9 @@ def quantize_weights_(
         if id(weight) not in made:
             quantized = Int8Weight.from_dense(weight, block)
             made[id(weight)] = nn.Parameter(quantized, requires_grad=weight.requires_grad)
-            made[id(weight)]._dense_weight = weight  # keeps its id from being used again
+            dense.append(weight)
         module.weight = made[id(weight)]
         names.append(name)
-    for parameter in made.values():
-        del parameter._dense_weight
     return names
 
 

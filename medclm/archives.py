@@ -49,7 +49,8 @@ class Package:
         """One member of the archive."""
         if self.file.endswith(".tar.gz"):
             with tarfile.open(self.path()) as archive:
-                return archive.extractfile(name).read()
+                with archive.extractfile(name) as member:  # type: ignore[union-attr]  # None: a folder
+                    return member.read()
         with zipfile.ZipFile(self.path()) as archive:
             return archive.read(name)
 

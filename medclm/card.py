@@ -34,9 +34,11 @@ AT_ONCE = 4096  # rows; without their images
 
 def count(data: Path) -> dict:
     """Rows by what they are; images, and lesions by label and host organ, each image once however many rows show it."""
-    rows = {name: Counter() for name in OF_ROWS}
-    once = {name: Counter() for name in ("modality", "label", "organ", "images_by_split", "patients_by_split")}
-    cases, patients = set(), set()
+    rows: dict[str, Counter] = {name: Counter() for name in OF_ROWS}
+    names = ("modality", "label", "organ", "images_by_split", "patients_by_split")
+    once: dict[str, Counter] = {name: Counter() for name in names}
+    cases: set = set()
+    patients: set = set()
     for path in sorted(data.glob("*.parquet")):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(AT_ONCE, columns=list(COLUMNS)):

@@ -99,7 +99,8 @@ def _rounded(highest: int) -> Callable[[Box, Size], Numbers]:
 
 
 def _lines(numbers: Numbers, grid: Size) -> Box:
-    return tuple(float(number) for number in numbers)
+    x1, y1, x2, y2 = map(float, numbers)
+    return x1, y1, x2, y2
 
 
 def _square(cells: int) -> Callable[[Size], Size]:
@@ -210,7 +211,7 @@ _KOSMOS2 = re.compile(r"(?:<phrase>([^<>]*)</phrase>)?<object><patch_index_(\d{4
 
 
 def _kosmos2_read(text: str) -> list[tuple[str | None, Numbers]]:
-    found = []
+    found: list[tuple[str | None, Numbers]] = []
     for match in _KOSMOS2.finditer(text):
         (y1, x1), (y2, x2) = divmod(int(match[2]), _PATCHES), divmod(int(match[3]), _PATCHES)
         found.append((match[1] or None, (x1, y1, x2, y2)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -176,7 +177,7 @@ def prepare(case: Case, settings: Settings, problems: Problems) -> Prepared | No
 
 def _stored(
     case: Case, scaled: Case, picture: Picture, size: tuple[int, int], settings: Settings
-) -> tuple[Picture, dict[str, Mask]]:
+) -> tuple[Picture, Mapping[str, Mask]]:
     """The picture and its organ masks at the stored size.
 
     Masks of volumes must lie on the image's own grid, so they are looked for there; but a film has millions of pixels

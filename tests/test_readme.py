@@ -16,8 +16,8 @@ def test_the_examples_run_and_draw(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
-    for code in blocks:  # the second goes on with the model of the first
+    assert len(blocks) == 3
+    for code in blocks:  # each goes on with the model of the first
         exec(compile(code, "README.md", "exec"), names)
     torch.nn.functional.cross_entropy(names["model"](names["x"]), names["x"][:, :10].argmax(1)).backward()
     names["released"].step()

@@ -47,7 +47,7 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
     own = list(inspect.signature(command).parameters.values())[1:]
     parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    run.__signature__ = inspect.Signature(parameters)
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect reads
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run

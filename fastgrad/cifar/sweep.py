@@ -69,7 +69,7 @@ def sweep(runs: Sequence[Planned], out: Path, *, processes: int | None = None, d
     outcome = Outcome()
     waiting = [run for run in runs if not _is_finished(out, run)]
     outcome.finished = [run.name for run in runs if run not in waiting]
-    places = processes or free_cores(max(run.config.threads for run in runs))
+    places = processes or free_cores(max(run.config.threads or 1 for run in runs))
     if places < 1:
         raise UsageError(f"processes: expected at least 1, got {places}")
     with StopRequest() as stop, _Board(runs, out, len(outcome.finished)) as board:

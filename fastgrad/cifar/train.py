@@ -38,7 +38,8 @@ class Position:
     epoch: int = 0
     batch: int = 0  # batches of this epoch that are done
     seconds: float = 0.0
-    totals: Tensor | None = None  # float64 [3]: sum of losses, of hits, number of images
+    # float64 [3]: sum of losses, of hits, number of images
+    totals: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     readings: dict[str, float] = field(default_factory=dict)  # sums of what the monitor said, and "count"
     rows: list[dict[str, float]] = field(default_factory=list)  # of metrics.csv
 
@@ -88,7 +89,7 @@ def _train(
 
     torch.manual_seed(config.seed)
     model = models.build(config.model, len(data.classes), channels, treatment.backward(config))
-    model.to(device=device, memory_format=memory_format)
+    model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]  # not in its stub
     treated = treatment.Treated(config, model)
     # Two graphs, of full and of last batches, rather than one of any size.
     forward = torch.compile(model, dynamic=False) if config.compile else model

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastgrad.attach import attach
+from fastgrad.attach import Attached, attach
 from fastgrad.cifar.config import Config
 from fastgrad.cifar.errors import UsageError
 from fastgrad.cifar.models import Backward
@@ -41,10 +41,12 @@ class Treated:
     """
 
     def __init__(self, config: Config, model: nn.Module) -> None:
-        options = {name: getattr(config, name) for name in TREATMENT}
+        options: dict[str, Any] = {name: getattr(config, name) for name in TREATMENT}
         if config.scale == "block":
             options["block"] = config.block
-        weights = dict(lr=config.lr, weight_decay=config.weight_decay)
+        weights: dict[str, Any] = dict(lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer: torch.optim.Optimizer
+        self.source: Attached | SGD
         try:
             if config.optimizer == "adam":
                 self.optimizer = torch.optim.Adam(model.parameters(), fused=True, **weights)

@@ -206,7 +206,7 @@ class CompressedGradients:
             self._keep_errors(bucket, errors)
         self._mark_nonfinite(stored, table)
         received = torch.empty_like(messages)
-        future = Future(devices=[values.device] if values.is_cuda else None)
+        future: Future[Tensor] = Future(devices=[values.device] if values.is_cuda else None)
         made = _Bucket(index, values, layout, future, _measured(table), received, kept=[messages])
         made.works = [dist.all_to_all_single(received, messages, group=self.group, async_op=True)]
         return made
@@ -238,6 +238,7 @@ class CompressedGradients:
         self._bytes = 0
         for b in self._under_way:
             self._wait(b)
+            assert b.gathered is not None, "means are sent before a step is over"
             stored = [b.layout.stored(message, r) for r, message in enumerate(b.gathered)]
             self._decode(stored, b.layout.parts(b.values))
             self._headers.append(b.layout.header(b.gathered).clone())

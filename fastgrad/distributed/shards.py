@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from fastgrad.ops.gradient_moments import gradient_moments
 from fastgrad.ops.sweeps import NORMALIZE
@@ -200,7 +200,8 @@ class Sharded:
 
     def _unpack(self, plan: list[tuple[list[Run], list[Run]]], data: Tensor) -> list[tuple[dict, dict]]:
         """Of one rank: per tensor moments by run, and raw elements by run."""
-        at, out = 0, []
+        at = 0
+        out: list[tuple[dict, dict]] = []
         for measured, _ in plan:
             moments = data[at : at + MOMENTS * len(measured)].view(-1, MOMENTS)
             at += MOMENTS * len(measured)
@@ -242,6 +243,11 @@ def _grid(run: Run, size: int) -> list[Run]:
     return [Run(k * size, (k + 1) * size) for k in range(run.first // size, (run.end + size - 1) // size)]
 
 
+def _is_rows(placement: Placement) -> bool:
+    # Not a kind of Shard that takes its rows in turns.
+    return type(placement) is Shard and isinstance(placement, Shard) and placement.dim == 0
+
+
 def _group_of(parameters: Sequence[Tensor]) -> dist.ProcessGroup:
     """The one group that all sharded parameters share."""
     groups = {}
@@ -249,7 +255,7 @@ def _group_of(parameters: Sequence[Tensor]) -> dist.ProcessGroup:
         if not isinstance(p, DTensor):
             continue
         dims = [d for d, placement in enumerate(p.placements) if not isinstance(placement, Replicate)]
-        if len(dims) > 1 or any(type(p.placements[d]) is not Shard or p.placements[d].dim != 0 for d in dims):
+        if len(dims) > 1 or any(not _is_rows(p.placements[d]) for d in dims):
             raise ValueError(
                 f"params[{i}]: expected to be sharded along dim 0 over one mesh dimension (fully_shard), replicated "
                 f"over others; got {p.placements}: a rank of another layout does not have whole rows"

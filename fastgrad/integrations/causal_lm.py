@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,7 @@ def causal_lm_loss(
     scale, softcap = _logit_map(inner.config)
     _check_logits(inner, head, hidden, last, scale, softcap)
     if shift_labels is None:
+        assert labels is not None, "made of input_ids above"
         shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     if shift_labels.shape != hidden.shape[:-1]:
         expected, got = list(hidden.shape[:-1]), list(shift_labels.shape)
@@ -97,7 +99,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _linear_head(model: nn.Module) -> nn.Linear:
+def _linear_head(model: Any) -> nn.Linear:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if not isinstance(head, nn.Linear):
         raise ValueError(f"model: expected a causal language model with a linear head, got {_name(model)} with {head}")
@@ -106,7 +108,7 @@ def _linear_head(model: nn.Module) -> nn.Linear:
     return head
 
 
-def _check_loss(model: nn.Module, inputs: dict[str, object]) -> None:
+def _check_loss(model: Any, inputs: dict[str, Any]) -> None:
     function = getattr(model, "loss_function", None)
     name = getattr(function, "__name__", type(function).__name__)
     if name != "ForCausalLMLoss":
@@ -116,7 +118,7 @@ def _check_loss(model: nn.Module, inputs: dict[str, object]) -> None:
         raise ValueError("output_router_logits: expected False; the model adds a loss of its router, not made here")
 
 
-def _run(model: nn.Module, inner: nn.Module, inputs: dict[str, object]) -> tuple[Tensor, Tensor]:
+def _run(model: nn.Module, inner: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Hidden states [B, T, H] of the body, and the model's own logits [B, V] of the last position."""
     caught: list[Tensor] = []
 
@@ -138,7 +140,7 @@ def _run(model: nn.Module, inner: nn.Module, inputs: dict[str, object]) -> tuple
     return caught[-1], output.logits[:, -1]
 
 
-def _logit_map(config: object) -> tuple[float, float | None]:
+def _logit_map(config: Any) -> tuple[float, float | None]:
     """(logit_scale, softcap) that the config's names stand for."""
     text = config.get_text_config()
     scale = 1.0

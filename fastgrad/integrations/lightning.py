@@ -55,7 +55,8 @@ class ReleaseGradients(pl.Callback):
         self.released.as_optimizer()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        self.released.accumulate = self._micro_batches(trainer)  # a GradientAccumulationScheduler changes it
+        if self.released is not None:
+            self.released.accumulate = self._micro_batches(trainer)  # a GradientAccumulationScheduler changes it
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._end()

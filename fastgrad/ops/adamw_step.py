@@ -11,12 +11,10 @@ from fastgrad.ops import checks
 from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.layout import all_contiguous, changed, readable, same_layout, written
 from fastgrad.ops.normalize_quantize import step_and_clock
-from fastgrad.ops.state_layout import check_states
-from fastgrad.ops.sweeps import empty_table, reference_sweep
+from fastgrad.ops.state_layout import PACKED_FORMATS, check_states
+from fastgrad.ops.sweeps import PHASES, WEIGHT_ROUNDINGS, empty_table, reference_sweep
 from fastgrad.reference.adamw import States
 from fastgrad.reference.philox import DEFAULT_SEED, signed64
-
-PHASES = ("all", "sums", "update")
 
 
 def adamw_step_(
@@ -90,8 +88,8 @@ def adamw_step_(
     """
     checks.normalizer(method, alpha)
     checks.quantizer(format, rounding, scale, block)
-    checks.one_of("weight_rounding", weight_rounding, ("nearest", "stochastic"))
-    checks.one_of("packed_format", packed_format, ("int4", "fp4_e2m1"))
+    checks.one_of("weight_rounding", weight_rounding, WEIGHT_ROUNDINGS)
+    checks.one_of("packed_format", packed_format, PACKED_FORMATS)
     checks.one_of("phase", phase, PHASES)
     count = len(params)
     device = params[0].device if params else None

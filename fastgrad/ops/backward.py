@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +19,16 @@ class _TreatGradient(torch.autograd.Function):
     """Identity; the gradient is normalized and rounded on its way back."""
 
     @staticmethod
-    def forward(ctx, x, step, state, arguments, observe):
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, state: Tensor, arguments: tuple, observe: Callable | None
+    ) -> Tensor:
         ctx.arguments, ctx.step, ctx.state, ctx.observe = arguments, step, state, observe
         # Noise is keyed by storage order. That of the gradient is up to autograd and compilers; that of x is not.
         ctx.stride = x.stride() if checks.is_dense(x) else x.contiguous().stride()
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
         if gradient.stride() != ctx.stride:
             gradient = torch.empty_strided(
                 gradient.shape, ctx.stride, dtype=gradient.dtype, device=gradient.device
@@ -40,15 +43,17 @@ class _FakeQuantize(torch.autograd.Function):
     """Rounded forward; straight through backward."""
 
     @staticmethod
-    def forward(ctx, x, step, state, arguments):
+    def forward(ctx: Any, x: Tensor, step: Tensor, state: Tensor, arguments: tuple) -> Tensor:
         return _treat(x, step, state, "activation", *arguments)[0]
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
         return gradient, None, None, None
 
 
-def _treat(x, step, state, purpose, method, alpha, eps, max_norm, format, rounding, scale, block, pow2, seed):
+def _treat(x: Tensor, step: Tensor, state: Tensor, purpose: str, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """Out and table; arguments: those of :func:`_quantize_arguments`."""
+    method, alpha, eps, max_norm, format, rounding, scale, block, pow2, seed = arguments
     return torch.ops.fastgrad.normalize_quantize(
         x, None, method, eps, max_norm, alpha, state, None, False,
         format, rounding, scale, block, pow2, seed, 0, step, 0, purpose, None,
@@ -104,7 +109,7 @@ def quantize_grad(
     format: str,
     *,
     step: int | Tensor,
-    normalize: str = "none",
+    normalize: str | None = None,  # a method of normalize_
     alpha: str = "ratio_first",
     eps: float = 1e-8,
     max_norm: float = 1.0,
@@ -125,7 +130,7 @@ def quantize_grad(
     Noise is keyed by the storage order of ``x``. ``observe`` is called in the backward with what the rounding measured,
     a table of float64 [2, 16] (:mod:`fastgrad.shrinkage`). Arguments as in :func:`fastgrad.normalize_quantize_`.
     """
-    return _TreatGradient.apply(*_quantize_arguments(x, format, step, normalize, alpha, eps, max_norm, state,
+    return _TreatGradient.apply(*_quantize_arguments(x, format, step, normalize or "none", alpha, eps, max_norm, state,
                                                      rounding, scale, block, pow2, seed), observe)  # fmt: skip
 
 
@@ -148,11 +153,14 @@ def fake_quantize(
                                                     block, pow2, seed))  # fmt: skip
 
 
-def _quantize_arguments(x, format, step, method, alpha, eps, max_norm, state, rounding, scale, block, pow2, seed):
+def _quantize_arguments(
+    x: Tensor, format: str, step: int | Tensor, method: str, alpha: str, eps: float, max_norm: float,
+    state: Tensor | None, rounding: str, scale: str | None, block: int, pow2: bool, seed: int,
+) -> tuple[Tensor, Tensor, Tensor, tuple]:  # fmt: skip
     checks.one_of("format", format, FORMATS)
     scale = default_scale(format) if scale is None else scale
     checks.quantizer(format, rounding, scale, block)
-    checks.normalizer(method, alpha)
+    checks.normalizer(method, alpha, "normalize")
     checks.float_tensors("x", [x])
     state = checks.alpha_state(state, [x])
     arguments = (method, alpha, eps, max_norm, format, rounding, scale, block, pow2, signed64(seed))

@@ -171,8 +171,8 @@ def rows_are_outermost(t: Tensor) -> bool:
     return t.dim() < 2 or t.numel() == 0 or t.is_contiguous() or t.stride(0) * t.shape[0] == t.numel()
 
 
-def normalizer(method: str, alpha: str) -> None:
-    one_of("method", method, METHODS)
+def normalizer(method: str, alpha: str, name: str = "method") -> None:
+    one_of(name, method, METHODS)
     one_of("alpha", alpha, ALPHAS)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,17 +19,15 @@ from fastgrad.ops import sweeps
 _captured: list[Tensor] = []
 
 
-def sweep(grads: Sequence[Tensor], **keywords: object) -> Tensor:
+def sweep(grads: Sequence[Tensor], **keywords: Any) -> Tensor:
     """The sweep on the device of ``grads``."""
     kernel = library.cuda_kernel(grads[0].device.index)
-    plain = keywords.get("states") is None and keywords.get("offsets") is None  # what the CUDA kernels can do
-    if kernel == "CUDA" and plain:
+    if kernel == "CUDA":
         return cuda_sweep(library.native, grads, **keywords)
-    plain = keywords.get("states") is None and keywords.get("offsets") is None  # what the Triton twins can do
-    if kernel == "Triton" and plain:
-        from fastgrad import triton_kernels
+    if kernel == "Triton":
+        from fastgrad.triton_kernels import sweep as triton_sweep
 
-        return triton_kernels.sweep(grads, **keywords)
+        return triton_sweep(grads, **keywords)
     return sweeps.reference_sweep(grads, **keywords)
 
 
@@ -39,21 +37,21 @@ def dequantize(codes: list[Tensor], scales: list[Tensor], format: str, block: in
     if kernel == "CUDA":
         cuda_dequantize(library.native, codes, scales, format, block, values)
     elif kernel == "Triton":
-        from fastgrad import triton_kernels
+        from fastgrad.triton_kernels import dequantize as triton_dequantize
 
-        triton_kernels.dequantize(codes, scales, format, block, values)
+        triton_dequantize(codes, scales, format, block, values)
     else:
         sweeps.reference_dequantize(codes, scales, format, block, values)
 
 
 def cuda_sweep(
-    module: ModuleType,
+    module: Any,
     grads: Sequence[Tensor],
     *,
     hyper: Tensor | None = None,
     factors: Tensor | None = None,
     lagged: Tensor | None = None,
-    **keywords: object,
+    **keywords: Any,
 ) -> Tensor:
     """The sweep by ``module.CudaSweep``: that of the native module, or its emulation on the CPU.
 
@@ -73,7 +71,7 @@ def cuda_sweep(
 
 
 def cuda_dequantize(
-    module: ModuleType, codes: list[Tensor], scales: list[Tensor], format: str, block: int, values: list[Tensor]
+    module: Any, codes: list[Tensor], scales: list[Tensor], format: str, block: int, values: list[Tensor]
 ) -> None:
     """values = decode(codes) * scale by ``module.CudaDequantize``, in one launch."""
     device = values[0].device
@@ -92,7 +90,7 @@ def cuda_dequantize(
             plan.launch(upload.data_ptr(), _stream(device))
 
 
-def _upload(plan: object, device: torch.device) -> Tensor:
+def _upload(plan: Any, device: torch.device) -> Tensor:
     """The plan's list on the device. torch keeps the pinned side until the copy is done."""
     host = torch.empty(plan.upload_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
     plan.write_upload(host.data_ptr())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -233,7 +234,7 @@ def _treat(
     return table
 
 
-def _in_place(engine: Engine, tensors: list[Tensor], flags: list[int] | None, method: str, *options: object) -> Tensor:
+def _in_place(engine: Engine, tensors: list[Tensor], flags: list[int] | None, method: str, *options: Any) -> Tensor:
     dense = readable(tensors, by_rows=method == "centralize")
     table = _treat(engine, dense, dense, list(map(checks.dim0_rows, tensors)), flags, method, *options)
     written(tensors, dense)
@@ -241,18 +242,18 @@ def _in_place(engine: Engine, tensors: list[Tensor], flags: list[int] | None, me
 
 
 def _out_of_place(
-    engine: Engine, tensor: Tensor, flags: list[int] | None, method: str, *options: object
+    engine: Engine, tensor: Tensor, flags: list[int] | None, method: str, *options: Any
 ) -> tuple[Tensor, Tensor]:
     dense = readable([tensor], by_rows=method == "centralize")
     out = torch.empty_like(dense[0])
-    return out, _treat(engine, dense, [out], [checks.dim0_rows(tensor)], flags, method, *options, False)
+    return out, _treat(engine, dense, [out], [checks.dim0_rows(tensor)], flags, method, *(*options, False))
 
 
-def _fake_in_place(tensors: list[Tensor], *options: object) -> Tensor:
+def _fake_in_place(tensors: list[Tensor], *options: Any) -> Tensor:
     return empty_table(len(tensors), tensors[0].device)
 
 
-def _fake(tensor: Tensor, flags: list[int] | None, method: str, *options: object) -> tuple[Tensor, Tensor]:
+def _fake(tensor: Tensor, flags: list[int] | None, method: str, *options: Any) -> tuple[Tensor, Tensor]:
     (dense,) = readable([tensor], by_rows=method == "centralize")
     return torch.empty_like(dense), empty_table(1, tensor.device)
 

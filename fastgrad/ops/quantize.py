@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -18,8 +19,10 @@ from fastgrad.reference.formats import FORMATS as SPECS
 from fastgrad.reference.philox import DEFAULT_SEED, signed64
 from fastgrad.reference.scales import block_count
 
+_Stored = tuple[list[Tensor], list[Tensor], Tensor]  # codes, scales, table
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False, repr=False)  # equal where it is the same; compare codes and scale for their bits
 class Quantized:
     """A tensor stored in a low-precision format.
 
@@ -41,7 +44,24 @@ class Quantized:
     def nbytes(self) -> int:
         return self.codes.nbytes + self.scale.nbytes
 
+    def __repr__(self) -> str:
+        scale = f"{self.scale.numel()} scales, each of {self.block} elements" if self.block else "one scale"
+        return f"Quantized({list(self.shape)} in {self.format}, {scale}, {self.nbytes:,} bytes, from {self.dtype})"
 
+
+# A tensor gives a Quantized, a list of them a list.
+@overload
+def quantize(
+    tensors: Tensor, format: str, *, rounding: str = ..., scale: str | Tensor | Sequence[Tensor] | None = ...,
+    block: int = ..., pow2: bool = ..., seed: int = ..., step: int = ..., slot: int = ..., purpose: str = ...,
+    ids: Sequence[int] | None = ..., moments: bool = ..., out: Quantized | None = ...,
+) -> tuple[Quantized, Tensor]: ...  # fmt: skip
+@overload
+def quantize(
+    tensors: Sequence[Tensor], format: str, *, rounding: str = ..., scale: str | Tensor | Sequence[Tensor] | None = ...,
+    block: int = ..., pow2: bool = ..., seed: int = ..., step: int = ..., slot: int = ..., purpose: str = ...,
+    ids: Sequence[int] | None = ..., moments: bool = ..., out: Sequence[Quantized] | None = ...,
+) -> tuple[list[Quantized], Tensor]: ...  # fmt: skip
 @torch.no_grad()
 def quantize(
     tensors: Tensor | Sequence[Tensor],  # each [...], float32, bfloat16 or float16
@@ -88,13 +108,14 @@ def quantize(
     Errors: TypeError, ValueError naming the argument (unknown format, block that does not fit, dtypes, devices).
     """
     single = isinstance(tensors, Tensor)
-    tensors = [tensors] if single else list(tensors)
+    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    checks.one_of("format", format, FORMATS)
     given: list[Tensor] | None = None
     if isinstance(scale, (Tensor, list, tuple)):
         given = [scale] if isinstance(scale, Tensor) else list(scale)
-        scale = "tensor"
-    kind = default_scale(format) if scale is None and format in FORMATS else scale
-    checks.one_of("format", format, FORMATS)
+        kind = "tensor"
+    else:
+        kind = default_scale(format) if scale is None else str(scale)
     checks.quantizer(format, rounding, kind, block)
     checks.float_tensors("tensors", tensors)
     checks.one_of("purpose", purpose, PURPOSES)
@@ -218,14 +239,16 @@ def _write(
     )
 
 
-def _new(engine: Engine, tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: object):
+def _new(
+    engine: Engine, tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: Any
+) -> _Stored:
     codes, scales = _outputs(readable(tensors), format, scale, block)
     table = _write(engine, tensors, codes, scales, format, rounding, scale, block, *rest)
     return codes, scales, table
 
 
 def _existing(
-    engine: Engine, tensors: list[Tensor], codes: list[Tensor], scales: list[Tensor], *rest: object
+    engine: Engine, tensors: list[Tensor], codes: list[Tensor], scales: list[Tensor], *rest: Any
 ) -> Tensor:
     table = _write(engine, tensors, codes, scales, *rest)
     changed(codes)
@@ -233,12 +256,12 @@ def _existing(
     return table
 
 
-def _fake(tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: object):
+def _fake(tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: Any) -> _Stored:
     codes, scales = _outputs(readable(tensors), format, scale, block)
     return codes, scales, empty_table(len(tensors), tensors[0].device)
 
 
-def _fake_existing(tensors: list[Tensor], *rest: object) -> Tensor:
+def _fake_existing(tensors: list[Tensor], *rest: Any) -> Tensor:
     return empty_table(len(tensors), tensors[0].device)
 
 
@@ -258,6 +281,12 @@ declare(
 )
 
 
+@overload
+def dequantize(quantized: Quantized, dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor: ...
+@overload
+def dequantize(
+    quantized: Sequence[Quantized], dtype: torch.dtype | None = None, *, out: Sequence[Tensor] | None = None
+) -> list[Tensor]: ...
 @torch.no_grad()
 def dequantize(
     quantized: Quantized | Sequence[Quantized],
@@ -273,13 +302,13 @@ def dequantize(
         not given then).
     """
     single = isinstance(quantized, Quantized)
-    items = [quantized] if single else list(quantized)
+    items = [quantized] if isinstance(quantized, Quantized) else list(quantized)
     given = None if out is None else [out] if isinstance(out, Tensor) else list(out)
     if given is not None and dtype is not None:
         raise ValueError(f"dtype: out has dtypes of its own, expected None, got {dtype}")
     if given is not None and len(given) != len(items):
         raise ValueError(f"out: expected {len(items)} tensors, one per Quantized, got {len(given)}")
-    results: list[Tensor | None] = [None] * len(items)
+    results: dict[int, Tensor] = {}
     kinds: dict[tuple, list[int]] = {}
     for i, q in enumerate(items):
         if not isinstance(q, Quantized):
@@ -312,9 +341,8 @@ def dequantize(
                 [len(q.shape) for q in some],
                 wanted,
             )
-        for i, value in zip(places, values, strict=True):
-            results[i] = value
-    return results[0] if single else results
+        results.update(zip(places, values, strict=True))
+    return results[0] if single else [results[i] for i in range(len(items))]
 
 
 def _check_values(name: str, value: Tensor, q: Quantized) -> None:
@@ -361,19 +389,25 @@ def _check_codes(codes: list[Tensor], scales: list[Tensor], format: str, block: 
             raise ValueError(f"codes[{i}], scales[{i}]: expected dense tensors")
 
 
-def _dequantize(engine: Engine, codes, scales, format, block, sizes, strides, dims, dtype) -> list[Tensor]:
-    values = _empty_values(codes, sizes, strides, dims, dtype)
+def _dequantize(
+    engine: Engine, codes: list[Tensor], scales: list[Tensor], format: str, block: int, *layout: Any
+) -> list[Tensor]:
+    values = _empty_values(codes, *layout)
     _check_codes(codes, scales, format, block, values)
     if values:
         engine.dequantize(codes, scales, format, block, values)
     return values
 
 
-def _dequantize_fake(codes, scales, format, block, sizes, strides, dims, dtype) -> list[Tensor]:
-    return _empty_values(codes, sizes, strides, dims, dtype)
+def _dequantize_fake(
+    codes: list[Tensor], scales: list[Tensor], format: str, block: int, *layout: Any
+) -> list[Tensor]:
+    return _empty_values(codes, *layout)
 
 
-def _dequantize_existing(engine: Engine, codes, scales, format, block, values) -> None:
+def _dequantize_existing(
+    engine: Engine, codes: list[Tensor], scales: list[Tensor], format: str, block: int, values: list[Tensor]
+) -> None:
     _check_codes(codes, scales, format, block, values)
     if values:
         engine.dequantize(codes, scales, format, block, values)

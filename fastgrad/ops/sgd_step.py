@@ -9,7 +9,7 @@ from fastgrad.ops import checks
 from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.layout import all_contiguous, changed, readable, same_layout, written
 from fastgrad.ops.normalize_quantize import step_and_clock
-from fastgrad.ops.sweeps import empty_table, reference_sweep
+from fastgrad.ops.sweeps import WEIGHT_ROUNDINGS, empty_table, reference_sweep
 from fastgrad.reference.philox import DEFAULT_SEED, signed64
 
 
@@ -64,7 +64,7 @@ def sgd_step_(
     """
     checks.normalizer(method, alpha)
     checks.quantizer(format, rounding, scale, block)
-    checks.one_of("weight_rounding", weight_rounding, ("nearest", "stochastic"))
+    checks.one_of("weight_rounding", weight_rounding, WEIGHT_ROUNDINGS)
     count = len(params)
     for name, tensors in (("params", params), ("grads", grads), *([("momenta", momenta)] if momenta else [])):
         checks.float_tensors(name, tensors, params[0].device if params else None)

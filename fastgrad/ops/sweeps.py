@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ METHODS = normalizers.METHODS
 ALPHAS = normalizers.ALPHAS
 FORMATS = tuple(formats.FORMATS)
 ROUNDINGS = formats.ROUNDINGS
+WEIGHT_ROUNDINGS = ("nearest", "stochastic")
 SCALES = reference.SCALES
 UPDATES = ("sgd", "adamw")
 PHASES = ("all", "sums", "update")
@@ -89,8 +91,8 @@ def native_arguments(
     step: int | Tensor = 0,
     purpose: str = "gradient",
     weight_rounding: str = "nearest",
-    **options: object,
-) -> tuple[dict[str, array], dict[str, object]]:
+    **options: Any,
+) -> tuple[dict[str, array], dict[str, Any]]:
     """Columns, one entry per tensor, and options as csrc/arguments.h reads them.
 
     Addresses are read anew for every call: a cached one would dangle.
@@ -117,6 +119,7 @@ def native_arguments(
     if params is not None:
         columns["param"] = addresses(params)
         columns["param_type"] = array("q", [DTYPES.get(p.dtype, 0) for p in params])
+        assert hyper is not None, "an update needs hyper"
         options["hyper"], options["hyper_rows"] = _float64_address("hyper", hyper, device), hyper.shape[0]
         if momenta:
             columns["momentum"], columns["momentum_type"] = addresses(momenta), _types(momenta)
@@ -127,6 +130,7 @@ def native_arguments(
         elif factors is not None:
             columns["factor"] = array("d", factors.tolist())
     if states is not None:
+        assert params is not None, "states belong to parameters"
         options["update"], options["phase"] = UPDATES.index("adamw"), PHASES.index(states.phase)
         on_host = isinstance(step, Tensor) and step.device.type == "cpu"  # a GPU adds a clock of its own memory itself
         columns.update(_state_columns(params, states, int(step) if on_host else 0))
@@ -193,7 +197,7 @@ def empty_table(count: int, device: torch.device) -> Tensor:
     return torch.empty(count + 1, COLUMNS, dtype=torch.float64, device=device)
 
 
-def native_sweep(grads: Sequence[Tensor], **keywords: object) -> Tensor:
+def native_sweep(grads: Sequence[Tensor], **keywords: Any) -> Tensor:
     """The sweep in one call of the C++ for the CPU."""
     columns, options = native_arguments(grads, **keywords)
     table = empty_table(len(grads), grads[0].device)
@@ -226,6 +230,10 @@ def native_dequantize(
     )
 
 
+@overload
+def _flat(tensors: Sequence[Tensor]) -> list[Tensor]: ...
+@overload
+def _flat(tensors: None) -> None: ...
 def _flat(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:
     """Dense tensors as the flat vectors of their storage order."""
     return None if tensors is None else [t.as_strided((t.numel(),), (1,)) for t in tensors]
@@ -242,7 +250,7 @@ def reference_sweep(
     lagged: Tensor | None = None,
     two_reads: bool = False,  # an order of work, which the reference does not have
     states: States | None = None,
-    **arguments,
+    **arguments: Any,
 ) -> Tensor:
     """The sweep in plain PyTorch, on any device."""
     ids = range(len(grads)) if ids is None else ids
@@ -254,7 +262,9 @@ def reference_sweep(
         _flat(grads),
         streams=[philox.pack_stream(purpose, i, int(step), slot) for i in ids],
         weight_streams=[philox.pack_stream("weight", i, int(step), slot) for i in ids],
-        state_streams=[tuple(philox.pack_stream("state", i, int(step), slot) for slot in (0, 1)) for i in ids],
+        state_streams=[
+            (philox.pack_stream("state", i, int(step), 0), philox.pack_stream("state", i, int(step), 1)) for i in ids
+        ],
         factors=None if factors is None else factors.tolist(),
         lagged=None if lagged is None else lagged.cpu(),
         **arguments,

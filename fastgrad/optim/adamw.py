@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from fastgrad.ops import checks
 from fastgrad.ops.checks import is_dense, rows_are_outermost
 from fastgrad.ops.normalize_quantize import Alpha
-from fastgrad.ops.state_layout import check_states
+from fastgrad.ops.state_layout import PACKED_FORMATS, check_states
 from fastgrad.ops.sweeps import BLOCKS
 from fastgrad.optim.fused import Call, FusedOptimizer, Plan
 from fastgrad.optim.payload import Payload, local_of, none_like, payload_of
@@ -208,7 +208,7 @@ class AdamW(FusedOptimizer):
             dtype = dtypes.get(self.state_format, torch.float32)
             state[name] = torch.empty_like(local_or_self(parameter, payload), dtype=dtype)
 
-        packed = self.state_format in ("int4", "fp4_e2m1")
+        packed = self.state_format in PACKED_FORMATS
         factored = self.factored and parameter.dim() > 1 and parameter.numel() >= SMALLEST_QUANTIZED
         order = storage_order(parameter)
         if order is not None and (factored or (block and self.state_format not in _PLAIN)):
@@ -240,7 +240,7 @@ class AdamW(FusedOptimizer):
             lists["param_scales"].append(none if payload.scales is None else payload.scales)
             lists["exp_avgs"].append(own.get("exp_avg", none))
             lists["exp_avg_scales"].append(own.get("exp_avg_scale", none))
-            lists["exp_avg_sqs"].append(own.get("exp_avg_sq_row", own.get("exp_avg_sq")))
+            lists["exp_avg_sqs"].append(own["exp_avg_sq_row"] if "exp_avg_sq_row" in own else own["exp_avg_sq"])
             lists["exp_avg_sq_scales"].append(own.get("exp_avg_sq_col", own.get("exp_avg_sq_scale", none)))
         lists["none"] = [none_like(payload.memory) for payload in plan.payloads]
         # The op itself believes what it is told, and users can replace states.
@@ -299,7 +299,7 @@ def storage_order(parameter: Tensor) -> Tensor | None:
     if parameter.is_contiguous() or not (is_dense(parameter) and rows_are_outermost(parameter)):
         return None
     longer = [d for d in range(parameter.dim()) if parameter.shape[d] > 1]
-    return torch.tensor(sorted(longer, key=lambda d: -parameter.stride(d)))
+    return torch.tensor(sorted(longer, key=parameter.stride, reverse=True))
 
 
 def _check_order(name: str, p: Tensor, state: dict) -> None:

@@ -37,7 +37,7 @@ def unflatten_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, s
 
     ValueError where the text or a tensor that it names is missing.
     """
-    if _KEY not in (metadata or {}):
+    if metadata is None or _KEY not in metadata:
         raise ValueError(f"metadata: expected {_KEY!r}, as of fastgrad.optim.flatten_state_dict, got {metadata}")
     return _put_together(json.loads(metadata[_KEY]), tensors)
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from operator import attrgetter, is_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from fastgrad import shrinkage
 from fastgrad.ops import checks
 from fastgrad.ops.layout import changed
 from fastgrad.ops.normalize_quantize import resolve_alpha
-from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE
+from fastgrad.ops.sweeps import DTYPES, FIRST, NORMALIZE, WEIGHT_ROUNDINGS
 from fastgrad.optim.payload import Payload, is_sharded, local_of, payload_of
 from fastgrad.optim.saved_state import checked_states
 from fastgrad.optim.treatment import (
@@ -110,12 +110,13 @@ class FusedOptimizer(Optimizer):
 
     _step_supports_amp_scaling = True
     group_options: tuple[str, ...] = ()  # what a group of a state_dict must have
-    copied = ("treatment", "weight_rounding", "capturable", "_progress")  # beside what torch's Optimizer copies
+    # Beside what torch's Optimizer copies.
+    copied: tuple[str, ...] = ("treatment", "weight_rounding", "capturable", "_progress")
 
     def __init__(
         self, params: Iterable, defaults: dict, treatment: Treatment, weight_rounding: str, capturable: bool
     ) -> None:
-        checks.one_of("weight_rounding", weight_rounding, ("nearest", "stochastic"))
+        checks.one_of("weight_rounding", weight_rounding, WEIGHT_ROUNDINGS)
         if capturable:
             for name, value, only in (
                 ("stats", treatment.stats, "anything but 'lagged'" if treatment.stats == "lagged" else None),
@@ -217,7 +218,7 @@ class FusedOptimizer(Optimizer):
 
     @torch.compiler.disable
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. ``closure`` re-evaluates the model and returns the loss, which is returned."""
         if self._released is not None:
             return self._released(closure)
@@ -299,6 +300,7 @@ class FusedOptimizer(Optimizer):
         if self.capturable:
             raise RuntimeError("capturable: statistics of sharded parameters pass the host; expected capturable=False")
         t, sharded = self.treatment, plan.sharded
+        assert sharded is not None
         whole = sharded.measure(
             plan.grads, plan.flags, method=t.method, eps=t.eps, max_norm=call.max_norm, alpha=call.alpha,
             state=call.alpha_state, lagged=call.lagged, inv_scale=call.inv_scale,
@@ -452,5 +454,9 @@ class FusedOptimizer(Optimizer):
             self._progress.load_state_dict(extra)
 
     def __repr__(self) -> str:
-        lines = [line for line in super().__repr__()[:-1].split("\n") if _PROGRESS not in line]
-        return "\n".join([*lines, f"    gradients: {self.treatment.describe()}\n)"])
+        # Of a group's own switches only those that are off say something: on, they are what `gradients` tells.
+        hidden = (f"    {_PROGRESS}: ", "    normalize: True", "    quantize: True")
+        lines = [line for line in super().__repr__()[:-1].split("\n") if not line.startswith(hidden)]
+        narrow = {payload_of(p).memory.dtype for g in self.param_groups for p in g["params"]} - {torch.float32}
+        rounded = [f"    weights: {self.weight_rounding} rounding to {', '.join(map(str, narrow))}"] if narrow else []
+        return "\n".join([*lines, f"    gradients: {self.treatment.describe()}", *rounded, ")"])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
 from fastgrad.weights import Int8Weight
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def payload_of(parameter: Tensor) -> Payload:
     return Payload(local)
 
 
-def is_sharded(t: Tensor) -> bool:
+def is_sharded(t: Tensor) -> TypeGuard[DTensor]:
     """Whether it is a DTensor. (Told without importing torch.distributed.)"""
     return hasattr(t, "to_local")
 

@@ -21,4 +21,5 @@ def empty_state(parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype, w
         local_shape = (local_of(parameter).shape[0], *shape[1:])
     local = torch.empty(local_shape, dtype=dtype, device=device)
     stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(local, parameter.device_mesh, placements, run_check=False, shape=shape, stride=stride)
+    mesh, size = parameter.device_mesh, torch.Size(shape)
+    return DTensor.from_local(local, mesh, placements, run_check=False, shape=size, stride=stride)

@@ -91,15 +91,18 @@ class Treatment:
         """What happens to a gradient, in words."""
         parts = []
         if self.method != "none":
-            rule = f" (alpha={self.alpha})" if self.method == "autoscale" else ""
-            parts.append(f"{self.method}{rule}")
+            rule = getattr(self.alpha, "__name__", self.alpha)
+            said = {"autoscale": f" (alpha={rule})", "clip": f" (max_norm={self.max_norm:g})"}
+            parts.append(f"{self.method}{said.get(self.method, '')}")
         if self.format != "fp32":
             scale = {"none": "", "tensor": ", scale per tensor", "block": f", scale per {self.block}"}
             parts.append(f"{self.rounding} rounding to {self.format}{scale[self.scale_kind]}")
         text = " -> ".join(parts) if parts else "as it is"
         if parts and self.stats == "lagged":
             text += ", statistics of the last step"
-        return text
+        if self.compensate:
+            text += ", step divided by its shrinkage"
+        return text + {"propagate": "", "skip": "; NaN skips the step", "error": "; NaN is an error"}[self.nonfinite]
 
 
 class Progress:

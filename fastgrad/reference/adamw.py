@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ class States:
     def flat(self, clock: int = 0) -> States:
         """The same memory as flat vectors in storage order, ages moved on by a clock."""
         lists = ("param_scales", "exp_avgs", "exp_avg_scales", "exp_avg_sqs", "exp_avg_sq_scales")
-        flat = {name: [t.as_strided((t.numel(),), (1,)) for t in getattr(self, name)] for name in lists}
+        flat: dict[str, Any] = {name: [t.as_strided((t.numel(),), (1,)) for t in getattr(self, name)] for name in lists}
         return replace(self, ages=[age + clock for age in self.ages], **flat)
 
 

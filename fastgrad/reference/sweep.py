@@ -97,7 +97,7 @@ def sweep(
     current_scale = scale == "tensor" and given_scales is None and lagged is None and fmt.name != "fp32"
     per_row: dict[int, Tensor] = {}
     factored = [states is not None and params is not None and states.is_factored(i) for i in range(count)]
-    needs_bound = any(factored) and states.phase != "update" and states.bounds is None
+    needs_bound = states is not None and any(factored) and states.phase != "update" and states.bounds is None
     for i, x in enumerate(xs):
         if row_counts[i]:
             per_row[i] = row_moments(x, row_counts[i])
@@ -138,7 +138,7 @@ def sweep(
         if normalized[i] and method != "none":
             y = _apply(x, c, maps.a[i])
         sums = None
-        if factored[i]:
+        if states is not None and rows is not None and factored[i]:
             bound = None if states.bounds is None else states.bounds[i]
             if bound is None and states.phase != "update":
                 bound = float(mapped_absmax(per_row.get(i, table[i : i + 1, :A]), c, maps.a[i], y is x))
@@ -183,7 +183,8 @@ def sweep(
         weight_stream = weight_streams[i] if weight_streams is not None else 0
         if params is not None:
             table[i, K] = factor
-        if params is not None and states is not None:
+        assert params is None or hyper is not None, "an update needs hyper"
+        if params is not None and hyper is not None and states is not None:
             adamw(
                 q,
                 params[i],
@@ -198,7 +199,7 @@ def sweep(
                 streams=(weight_stream, *(state_streams[i] if state_streams is not None else (0, 1))),
                 offset=offset,
             )
-        elif params is not None:
+        elif params is not None and hyper is not None:
             noise = None
             if weight_rounding == "stochastic":
                 noise = noise16(seed, weight_stream, lead + n, first_tile)[lead:]
@@ -241,6 +242,7 @@ def _factored_sums(y: Tensor, rows: int, bound: float | None, states: States, i:
     whole_rows = rows if states.whole_rows is None else states.whole_rows[i]
     if states.phase == "update":
         return Factored(states.row_sums[i], states.column_sums[i], whole_rows)
+    assert bound is not None, "a bound is measured or given"
     sums = sums_of_squares(y, rows, whole_rows, bound)
     if states.phase == "sums":
         states.row_sums[i].copy_(sums.rows)

@@ -79,11 +79,11 @@ def evaluate(
 ) -> Array:
     """The bound at the checkpoints: [M]."""
     if bound == "(1)":
-        return theory.strongly_convex_fixed_step(known, chosen["step"], gap, at)
+        return np.asarray(theory.strongly_convex_fixed_step(known, chosen["step"], gap, at))
     if bound == "(2)":
-        return theory.strongly_convex_decreasing_step(known, chosen["beta"], chosen["gamma"], gap, at)
+        return np.asarray(theory.strongly_convex_decreasing_step(known, chosen["beta"], chosen["gamma"], gap, at))
     if bound == "(3)":
-        return theory.nonconvex_fixed_step(known, chosen["step"], gap, at)
+        return np.asarray(theory.nonconvex_fixed_step(known, chosen["step"], gap, at))
     return theory.nonconvex_decreasing_steps(known, steps, gap)[at - 1]
 
 

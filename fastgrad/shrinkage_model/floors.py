@@ -84,15 +84,16 @@ class Slowdown:
 
 def slowdowns(step: float = 0.5) -> list[Slowdown]:
     """On the same quadratic, started at 1 along each eigenvector, from the exact expectation."""
-    spectrum, found = quadratic_of_floors(1).eigenvalues[0], []
+    spectrum = quadratic_of_floors(1).eigenvalues[0]
+    found: list[Slowdown] = []
     for q in FACTORS:
-        counts = []
+        counts: list[int] = []
         for mu in (step, step / q):
             gap = theory.expected_path(spectrum, np.ones(DIM), np.full(1000, mu), theory.Moments.constant(q), 0.0)[0]
             counts.append(int(np.argmax(gap <= gap[0] / 1000)))
         constants = theory.Constants(L=1, s2=0, q_min=q, q_max=q, c=0.1)
         first = found[0].steps if found else counts[0]
-        found.append(Slowdown(q, *counts, counts[0] / first, theory.slowdown(constants, step)))
+        found.append(Slowdown(q, counts[0], counts[1], counts[0] / first, theory.slowdown(constants, step)))
     return found
 
 

@@ -15,11 +15,20 @@ KINDS = ("quadratic", "logistic", "robust")  # the place of a kind seeds its gen
 class Problems(Protocol):
     """N losses of one kind. ``minimum`` stands for F* (convex) or for a lower bound F_inf of F."""
 
-    name: str
-    L: Array  # [N], smoothness
-    c: Array | None  # [N], strong convexity; None: not convex
-    s2: Array  # [N], E|g - grad F|^2 <= s2 at every w
-    start: Array  # [N, d], w_1
+    @property
+    def name(self) -> str: ...
+    @property
+    def L(self) -> Array:  # [N], smoothness
+        ...
+    @property
+    def c(self) -> Array | None:  # [N], strong convexity; None: not convex
+        ...
+    @property
+    def s2(self) -> Array:  # [N], E|g - grad F|^2 <= s2 at every w
+        ...
+    @property
+    def start(self) -> Array:  # [N, d], w_1
+        ...
 
     def gap(self, w: Array) -> Array:
         """F(w) - F* (or F_inf), [N, R], for w [N, R, d]."""
@@ -109,9 +118,9 @@ def quadratics(seed: int, count: int, dim: int = 8) -> Quadratics:
         roots.append(root)
         optima.append(optimum)
         starts.append(optimum + away)
-    spectra, bases = np.array(spectra), np.array(bases)
-    hessian = (bases * spectra[:, None]) @ bases.swapaxes(1, 2)
-    return Quadratics(hessian, np.array(roots), np.array(optima), np.array(starts), spectra, bases)
+    eigenvalues, basis = np.array(spectra), np.array(bases)
+    hessian = (basis * eigenvalues[:, None]) @ basis.swapaxes(1, 2)
+    return Quadratics(hessian, np.array(roots), np.array(optima), np.array(starts), eigenvalues, basis)
 
 
 @dataclass
@@ -168,8 +177,8 @@ def logistic_regressions(seed: int, count: int, dim: int = 5, samples: int = 40,
         largest = np.linalg.eigvalsh(x.T @ x / samples)[-1] / 4
         convexity.append(largest / (log_uniform(rng, 2, 20) - 1))
         starts.append(3 * rng.standard_normal(dim))
-    rows, convexity = np.array(rows), np.array(convexity)
-    return LogisticRegressions(rows, convexity, np.array(starts), _newton(rows, convexity), batch)
+    x, c = np.array(rows), np.array(convexity)
+    return LogisticRegressions(x, c, np.array(starts), _newton(x, c), batch)
 
 
 def _newton(rows: Array, c: Array, tolerance: float = 1e-13) -> Array:  # [N, d]

@@ -54,7 +54,7 @@ import numpy as np
 from fastgrad.shrinkage_model import autoscale, bounded, floors, limits, problems, treatment
 from fastgrad.shrinkage_model.verdicts import VERDICTS, Measured, z_of
 
-MAKE = {
+MAKE: dict[str, Callable[[int, int], Any]] = {
     "quadratic": problems.quadratics,
     "logistic": problems.logistic_regressions,
     "robust": problems.robust_regressions,

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from fastgrad.shrinkage import column
 
 FORMATS = ("bf16", "fp16", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1", "int8", "int4")
 ROUNDINGS = ("stochastic", "nearest", "truncate")
-SCALES = {  # name -> options of fastgrad.quantize
+SCALES: dict[str, dict[str, Any]] = {  # name -> options of fastgrad.quantize
     "none": {"scale": "none"},
     "tensor": {"scale": "tensor"},
     "block 32": {"scale": "block", "block": 32},

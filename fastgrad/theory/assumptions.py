@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,5 +114,5 @@ def plain(values: NDArray[np.float64]) -> float | NDArray[np.float64]:
     return float(values) if np.ndim(values) == 0 else values
 
 
-def _extreme(steps: NDArray[np.float64], which: np.ufunc) -> str:
+def _extreme(steps: NDArray[np.float64], which: Callable) -> str:
     return f"{which(steps):g}" if steps.size else "no step"

@@ -79,7 +79,7 @@ def decreasing_steps(beta: float, gamma: float, count: int) -> NDArray[np.float6
     """The steps of (2):  mu_k = beta / (gamma + k),  k = 1 .. count,  [w]^2/[F]."""
     require(beta > 0, "beta > 0", f"beta = {beta:g}")
     require(gamma > -1, "gamma > -1", f"gamma = {gamma:g}")
-    return beta / (gamma + np.arange(1, int(check_count(count, "the number of steps")) + 1))
+    return beta / (gamma + np.arange(1, int(check_count(count, "the number of steps")) + 1, dtype=np.float64))
 
 
 def strongly_convex_decreasing_step(
@@ -154,7 +154,7 @@ def power_steps(constants: Constants, first: float, exponent: float, count: int)
         f"p = {exponent:g}",
     )
     first = float(check_steps(constants, first, "mu_1"))
-    return first / np.arange(1, int(check_count(count, "the number of steps")) + 1) ** exponent
+    return first / np.arange(1, int(check_count(count, "the number of steps")) + 1, dtype=np.float64) ** exponent
 
 
 def nonconvex_decreasing_steps(constants: Constants, steps: ArrayLike, drop: float) -> NDArray[np.float64]:

@@ -115,6 +115,7 @@ def least_floor_q(s2: float, s_e2: float) -> float:
 def _directions(eigenvalues: ArrayLike, noise: ArrayLike, rounding: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
     eigenvalues = np.atleast_1d(np.asarray(eigenvalues, np.float64))
     require(bool((eigenvalues > 0).all()), "every eigenvalue > 0", f"{eigenvalues.min():g}")
-    variances = [np.broadcast_to(np.asarray(value, np.float64), eigenvalues.shape) for value in (noise, rounding)]
+    gradient, quantizer = (np.broadcast_to(np.asarray(v, np.float64), eigenvalues.shape) for v in (noise, rounding))
+    variances = [gradient, quantizer]
     require(all(bool((value >= 0).all()) for value in variances), "every variance >= 0", f"{variances}")
-    return eigenvalues, *variances
+    return eigenvalues, gradient, quantizer

@@ -6,6 +6,7 @@ A running cluster is used where ``ray.init`` finds one (``RAY_ADDRESS``), else o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from medclm.problems import DataError
 from medclm.shards import Done, Task, finished, make_shards
@@ -34,7 +35,7 @@ def run(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
             ray.shutdown()
 
 
-def _start(ray, workers: int) -> None:
+def _start(ray: Any, workers: int) -> None:
     try:
         ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
     except ConnectionError:

@@ -87,7 +87,8 @@ class EfficientNetLiteModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, pixel_values: Tensor, **unused: object) -> BaseModelOutputWithPooling:
         x = nn.functional.relu6(self.stem(pixel_values.to(self.stem.weight.dtype)))

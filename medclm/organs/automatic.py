@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from medclm.organs.lungs import Lungs
-from medclm.organs.source import OrganSource
+from medclm.organs.source import Mask, OrganSource
 from medclm.organs.totalsegmentator import TotalSegmentator
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ class Automatic:
     beside: OrganSource = field(default_factory=lambda: TotalSegmentator(None))
     lungs: OrganSource = field(default_factory=Lungs)
 
-    def masks(self, case: Case, picture: Picture) -> dict[str, np.ndarray]:
+    def masks(self, case: Case, picture: Picture) -> Mapping[str, Mask]:
         if case.organs is not None:
             return self.beside.masks(case, picture)
         if case.modality == "CT" and picture.raw is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ class Phantoms:
     root: Path | None = None
     name: str = "phantom"
 
-    def masks(self, case: Case, picture: Picture) -> dict[str, Mask]:
+    def masks(self, case: Case, picture: Picture) -> Mapping[str, Mask]:
         path = find(case, self.root, (".png",))
         try:
             with Image.open(path) as image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -45,11 +46,11 @@ class OrganError(Exception):
 
 
 class OrganSource(Protocol):
-    """name: as in a spec, for the provenance of a set."""
+    @property
+    def name(self) -> str:
+        """As in a spec, for the provenance of a set."""
 
-    name: str
-
-    def masks(self, case: Case, picture: Picture) -> dict[str, Mask]:
+    def masks(self, case: Case, picture: Picture) -> Mapping[str, Mask]:
         """Canonical organ name -> bool [H, W] on the picture's grid, none empty. Raises OrganError where the masks of
         this case are missing, unreadable or on another grid."""
 

@@ -31,7 +31,7 @@ SOURCE = "phantom"
 LICENCE = "CC0-1.0"
 SMALLEST = 64  # pixels an edge: below, ribs and nodules are less than a pixel
 _PATIENTS = (0, 1, 1, 2, 2, 2)  # of six images
-_KINDS = (("chest x-ray", 0.5), ("chest ct", 0.25), ("abdomen ct", 0.25))
+_KINDS: tuple[tuple[str, float], ...] = (("chest x-ray", 0.5), ("chest ct", 0.25), ("abdomen ct", 0.25))
 _VOLUMES = 0.5  # of the CTs
 _SLICES = 3  # 1 mm apart: they differ in noise only
 _STORED_AS = ("RAS", "LPS", "LAS", "RPI", "ASL")  # axes of a volume's file, one of these
@@ -80,8 +80,7 @@ def _write(out: Path, seed: int, size: int, number: int) -> str:
     """One image, its masks; gives its case as a line."""
     patient = 3 * (number // len(_PATIENTS)) + _PATIENTS[number % len(_PATIENTS)]
     anatomy, rng = np.random.default_rng([seed, 0, patient]), np.random.default_rng([seed, 1, number])
-    kinds, shares = zip(*_KINDS, strict=True)
-    kind = kinds[rng.choice(len(kinds), p=shares)]
+    kind = _KINDS[rng.choice(len(_KINDS), p=[share for _, share in _KINDS])][0]
     as_volume = kind != "chest x-ray" and rng.random() < _VOLUMES
     view = xray.draw(size, anatomy, rng) if kind == "chest x-ray" else ct.draw(size, kind, anatomy)
     found = lesions.paint(view, noise.cloud(seed, size, rng), rng)

@@ -17,11 +17,11 @@ ORGANS = (
 
 CHEST_FINDINGS = ("nodule", "mass", "consolidation", "pleural effusion")
 ABDOMEN_FINDINGS = ("cyst", "mass", "calcification")
-LOBES = {
+LOBES: dict[str, tuple[str, ...]] = {
     "right": ("right upper lobe", "right middle lobe", "right lower lobe"),
     "left": ("left upper lobe", "left lower lobe"),
 }
-ABDOMEN = {"right": ("liver", "right kidney"), "left": ("spleen", "left kidney")}
+ABDOMEN: dict[str, tuple[str, ...]] = {"right": ("liver", "right kidney"), "left": ("spleen", "left kidney")}
 
 
 @dataclass

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from medclm import boxes
 from medclm.boxes import Box
 from medclm.problems import Problems, Reason
 
 
-def numbers(values: Sequence[object]) -> tuple[float, ...] | None:
+def numbers(values: Sequence[Any]) -> tuple[float, ...] | None:
     """All of them as finite floats; None where one is not. A truth value is no number."""
     try:
         found = tuple(float(value) for value in values if not isinstance(value, bool))

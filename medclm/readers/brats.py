@@ -63,6 +63,7 @@ def read(
         raise DataError(f"{annotations}: expected files named *-seg.nii.gz or *_seg.nii.gz, got none")
     for label in found:
         match = _SEGMENTATION.fullmatch(label.name)
+        assert match is not None, "found by the same pattern"
         stem, mark = match["stem"], match["mark"]
         legacy = mark == "_"
         names = PARTS[("legacy" if legacy else "2023") if edition == "auto" else edition]

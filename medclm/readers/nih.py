@@ -68,7 +68,7 @@ def read(
             box = read_box(values, f"{annotations.name}:{line}", problems, size=SIZE, xywh=True)
             if box is not None:
                 lesions.append(Lesion(label, box))
-        given = {label for _, label, _ in found} | mined.get(name, frozenset())
+        given = frozenset(label for _, label, _ in found) | mined.get(name, frozenset())
         yield Case(
             id=name,
             source="nih",

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from medclm.problems import DataError, Problems, Reason
 
@@ -23,6 +23,7 @@ def opened(path: Path) -> Iterator[TextIO]:
     with open(path, "rb") as raw:
         start = raw.read(4)
         raw.seek(0)
+        binary: Any
         if start.startswith(b"\x1f\x8b"):
             binary = gzip.open(raw)
         elif start == b"PK\x03\x04":

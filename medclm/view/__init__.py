@@ -21,7 +21,8 @@ def serve(folder: Path, port: int) -> None:
     try:
         listening.bind((HOST, port))
     except OSError as error:
-        raise DataError(f"port: cannot listen on {HOST}:{port} ({error.strerror.lower()}); try --port 0") from None
+        why = (error.strerror or str(error)).lower()
+        raise DataError(f"port: cannot listen on {HOST}:{port} ({why}); try --port 0") from None
     port = listening.getsockname()[1]
     server = uvicorn.Server(uvicorn.Config(make_app(folder, port), log_level="warning", server_header=False))
     print(f"http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)

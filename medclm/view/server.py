@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,7 +41,7 @@ def make_app(folder: Path, port: int) -> FastAPI:
     hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
 
     @app.middleware("http")
-    async def guard(request: Request, call_next) -> Response:
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         origin = request.headers.get("origin")
         if request.headers.get("host") not in hosts:
             response = JSONResponse({"detail": "host: expected this machine's own name"}, 421)

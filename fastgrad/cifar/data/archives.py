@@ -181,7 +181,8 @@ def _tar_files(path: Path, layout: Layout, md5: str | None) -> dict[str, bytes]:
             for member in tar:
                 name = wanted.get(member.name.removeprefix("./"))
                 if name is not None and member.isfile():
-                    files[name] = tar.extractfile(member).read()
+                    with tar.extractfile(member) as file:  # type: ignore[union-attr]  # None only of what is no file
+                        files[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UsageError(f"{path}: truncated or damaged archive ({error})") from error
     missing = [name for name in _needed(layout) if name not in files]

@@ -69,7 +69,7 @@ def _store(target: Path, **arrays: np.ndarray) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes them for allow_pickle
         os.replace(temporary, target)
     except OSError as error:
         # A full or read-only disk costs the next run some seconds and this one nothing.
@@ -89,7 +89,7 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
         with tarfile.open(path, "r|*") as tar:
             for member in tar:
                 if member.isfile() and _place(member.name):
-                    yield member.name, tar.extractfile(member).read()
+                    yield member.name, tar.extractfile(member).read()  # type: ignore[union-attr]  # None: no file
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UsageError(f"{path}: truncated or damaged archive ({error})") from error
 
@@ -99,7 +99,8 @@ def _place(name: str) -> tuple[str, str, str] | None:
     parts = PurePosixPath(name).parts[-3:]
     if len(parts) < 3 or parts[0] not in SPLITS or parts[2].startswith("."):
         return None
-    return parts if parts[2].lower().endswith(SUFFIXES) else None
+    split, kind, file = parts
+    return (split, kind, file) if file.lower().endswith(SUFFIXES) else None
 
 
 def _decode_all(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...], str]:
