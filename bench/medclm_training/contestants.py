@@ -36,7 +36,7 @@ CONTESTANTS = {
     "fp32": Contestant(
         "torch.optim.AdamW(fused), fp32",
         PlainTraining,
-        {"dtype": "fp32", "activations": "none", "backward_format": "none", "release": False},
+        {"dtype": "fp32", "activations": "none", "backward_format": "none", "release": False, "clip": 1.0},
     ),
     "default": Contestant("medclm train", Training, {}),
     "lean": Contestant(

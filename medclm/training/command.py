@@ -32,7 +32,7 @@ def train(
     final_lr: Annotated[float, Option(help="Where its cosine ends.")] = 1e-5,
     warmup: Annotated[float, Option(help="Part of the steps.")] = 0.03,
     weight_decay: Annotated[float, Option(help="Of matrices.")] = 0.05,
-    clip: Annotated[float, Option(help="Norm of all gradients, by that of the last step; 0: off.")] = 1.0,
+    clip: Annotated[float, Option(help="Norm of all gradients, with release by that of the last step; 0: off.")] = 0.0,
     dtype: Annotated[str, Option(help="Of the weights: bf16 (stochastic rounding), fp32.")] = "bf16",
     state_format: Annotated[str, Option(help="Of the optimizer's moments: fp32, bf16, int8, fp4_e2m1, ..")] = "int8",
     factored: Annotated[bool, Option("--factored", help="Second moments as rows and columns.")] = False,

@@ -126,7 +126,8 @@ class Run:
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         s = self.settings
-        clipped = dict(normalize="clip", max_norm=s.clip, stats="lagged") if s.clip else {}
+        stats = "lagged" if s.release else "auto"  # this step's norm is known when all gradients are there
+        clipped = dict(normalize="clip", max_norm=s.clip, stats=stats) if s.clip else {}
         return fastgrad.optim.AdamW(
             self.parameter_groups(model), lr=s.lr, betas=s.betas, state_format=s.state_format, factored=s.factored,
             nonfinite="skip", grad_format=None if s.grad_format == "none" else s.grad_format, seed=s.seed, **clipped,

@@ -31,7 +31,7 @@ class Settings:
     box_weight        0: off; of the mean loss of the tokens that write boxes, once more
     attention_weight, grounding_weight   0: off (medclm.training.auxiliary)
     lr, final_lr      cosine from one to the other, after a linear warm-up over ``warmup`` of the steps
-    clip              largest norm of all gradients, by that of the last step; 0: off
+    clip              largest norm of all gradients, with release by that of the last step; 0: off
     dtype             of the weights; bf16 ones are rounded stochastically in their update
     state_format, factored   of AdamW's moments (fastgrad.optim.AdamW)
     release           gradients are used and freed inside backward; one process only
@@ -66,7 +66,7 @@ class Settings:
     warmup: float = 0.03
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
-    clip: float = 1.0
+    clip: float = 0.0
     dtype: str = "bf16"
     state_format: str = "int8"
     factored: bool = False

@@ -174,14 +174,14 @@ def test_stopped_and_resumed_in_every_tier_it_ends_with_the_same_bits(small_set,
 
 
 def stop_at(monkeypatch, step: int) -> None:
-    made = loop._Training._step
+    made = loop.Training._step
 
     def stopping(self):
         if self.progress.step == step:
             raise KeyboardInterrupt
         return made(self)
 
-    monkeypatch.setattr(loop._Training, "_step", stopping)
+    monkeypatch.setattr(loop.Training, "_step", stopping)
 
 
 def test_learns(small_set, tmp_path):
@@ -221,7 +221,7 @@ def test_a_loss_that_is_no_number_stops_or_is_skipped(small_set, tmp_path, monke
 
 def test_early_stop_ends_with_the_best_weights(small_set, tmp_path, monkeypatch):
     values = iter([3.0, 2.0, 2.5, 2.2, 1.0])
-    monkeypatch.setattr(loop._Training, "_evaluate", lambda self, rows: {"mean": next(values)})
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self, rows: {"mean": next(values)})
     result = train(
         small_set, tmp_path / "run", short(max_steps=40, evaluate_every=1, checkpoint_every=1, patience=2), show=False
     )
@@ -236,7 +236,7 @@ def test_early_stop_ends_with_the_best_weights(small_set, tmp_path, monkeypatch)
 
 
 def test_lora_leaves_a_plain_checkpoint_that_says_the_same(small_set, tmp_path):
-    made = loop._Training(small_set, RunFolder(tmp_path / "run"), short(lora=2, dtype="fp32"), Ranks())
+    made = loop.Training(small_set, RunFolder(tmp_path / "run"), short(lora=2, dtype="fp32"), Ranks())
     made.run(show=False)
     trained = [name for name, p in made.trained.named_parameters() if p.requires_grad]
     assert trained and all(".lora_" in name or ".connector." in name for name in trained)
@@ -278,7 +278,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(small_set, tmp_pa
 
 def test_release_is_refused_on_several_processes(small_set, tmp_path):
     with pytest.raises(DataError, match=r"release: gradients of 2 processes .* expected --no-release"):
-        loop._Training(small_set, RunFolder(tmp_path / "run"), short(), Ranks(0, 2))
+        loop.Training(small_set, RunFolder(tmp_path / "run"), short(), Ranks(0, 2))
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_image_tokens_that_would_be_cut_are_found_before_training(small_set, tmp
 def test_rows_that_do_not_fit_may_be_left_out(small_set, tmp_path):
     """None that is shown is longer than the limit, none that fits is missing: against making them all."""
     out = tmp_path / "run"
-    made = loop._Training(small_set, RunFolder(out), short(max_length=300, too_long="skip"), Ranks())
+    made = loop.Training(small_set, RunFolder(out), short(max_length=300, too_long="skip"), Ranks())
     kept = {index for record in made.records for index in record.rows.values()}
     for index in range(len(made.rows)):
         length = made.maker.example(made.rows[index], made.rows.texts[index]["stage"]).length
