@@ -40,9 +40,10 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    # The Triton kernels lie at the root; the bare name triton_kernels belongs to another package.
-    packages=[*find_packages(include=["fastgrad*", "medclm*"]), "fastgrad.triton_kernels"],
-    package_dir={"fastgrad.triton_kernels": "triton_kernels"},
+    # The Triton kernels lie at the root; the bare name triton_kernels belongs to another package. Of csrc only the
+    # headers are installed (fastgrad.get_include).
+    packages=[*find_packages(include=["fastgrad*", "medclm*"]), "fastgrad.triton_kernels", "fastgrad.csrc"],
+    package_dir={"fastgrad.triton_kernels": "triton_kernels", "fastgrad.csrc": "csrc"},
     # optional: where no compiler is found the build warns and the references remain.
     ext_modules=[Extension("fastgrad._native", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},

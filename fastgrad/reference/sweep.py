@@ -138,7 +138,7 @@ def sweep(
         if normalized[i] and method != "none":
             y = _apply(x, c, maps.a[i])
         sums = None
-        if factored[i]:
+        if factored[i] and n > 0:
             bound = None if states.bounds is None else states.bounds[i]
             if bound is None and states.phase != "update":
                 bound = float(mapped_absmax(per_row.get(i, table[i : i + 1, :A]), c, maps.a[i], y is x))
