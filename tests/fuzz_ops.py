@@ -1,7 +1,7 @@
 """Generated calls of every op on every CPU kernel, bit for bit against the PyTorch reference.
 
-    python -m tests.fuzz_ops --calls 20000 --seed 1         # in batches, each on the next instruction set and thread count
-    python -m tests.fuzz_ops --only 1234567                 # one call again, by the number that a failure printed
+    python -m tests.fuzz_ops --calls 20000 --seed 1    # in batches, each on the next instruction set and thread count
+    python -m tests.fuzz_ops --only 1234567            # one call again, by the number that a failure printed
 
 Prints what was compared; ends with 1 if any call differs.
 """

@@ -1,4 +1,4 @@
-"""The same bits on another machine: what tests/portable computes, built for aarch64 and run by qemu, has the stored hashes.
+"""The same bits on another machine: tests/portable, built for aarch64 and run by qemu, prints the stored hashes.
 
 The hashes are those of x86-64, the same on every instruction set. After a deliberate change of the numeric contract:
 `python tests/test_portable_bits.py` builds the program for this machine and stores its hashes anew.

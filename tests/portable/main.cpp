@@ -2,11 +2,14 @@
 // instruction set, must print the same lines (tests/test_portable_bits.py). Torch and Python are not needed.
 //
 //   portable_bits [instruction set]        default: the baseline; "all" lists the sets that can run here
+//   portable_bits planted-overrun|planted-race     a fault that a sanitizer has to report, else it sees nothing else either
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "cpu/parallel.h"
+#include "cpu/sweep.h"
 #include "groups.h"
 
 namespace portable_bits {
@@ -30,6 +33,24 @@ const fastgrad::ChunkKernels* set_named(const char* name) {
   return std::strcmp(name, "baseline") == 0 ? &fastgrad::chunk_kernels_baseline() : nullptr;
 }
 
+// A gradient that is one element shorter than its job says.
+void planted_overrun() {
+  Bytes grad = numbers(fastgrad::Type::fp32, Kind::ordinary, 1, 2999), out(3000 * 4);
+  std::vector<fastgrad::TensorJob> jobs(1);
+  jobs[0].n = 3000;
+  jobs[0].grad = grad.data();
+  jobs[0].out = out.data();
+  double table[2 * fastgrad::kTableColumns];
+  fastgrad::run_sweep(jobs, {}, fastgrad::chunk_kernels_baseline(), table);
+}
+
+// Tasks that add to one number.
+void planted_race() {
+  int64_t sum = 0;
+  fastgrad::parallel_for(1000, 3, [&](int64_t task) { sum += task; });
+  std::printf("%" PRId64 "\n", sum);
+}
+
 }  // namespace portable_bits
 
 int main(int argc, char** argv) {
@@ -41,6 +62,8 @@ int main(int argc, char** argv) {
     }
     return 0;
   }
+  if (std::strcmp(name, "planted-overrun") == 0) return planted_overrun(), 0;
+  if (std::strcmp(name, "planted-race") == 0) return planted_race(), 0;
   const fastgrad::ChunkKernels* set = set_named(name);
   if (set == nullptr) {
     std::fprintf(stderr, "'%s' is not an instruction set that can run here\n", name);

@@ -1,7 +1,7 @@
 """Generated calls of the ops: any shape, stride, dtype, format and data, each a function of one number.
 
-A call makes its own inputs, so that it can be run again on another backend, and gives all that it returned or wrote, the
-memory around strided outputs included; of a call that is refused, what the error says.
+A call makes its own inputs, so that it can be run again on another backend, and gives all that it returned or wrote,
+the memory around strided outputs included; of a call that is refused, what the error says.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ class OpCall:
 
 
 def data(kind: str, n: int, dtype: torch.dtype, seed: int) -> Tensor:
-    """A flat tensor; beside those of the contract tests: subnormals of its type, and as many NaN and infinities as numbers."""
+    """A flat tensor; beside the kinds of the contract tests: subnormals of its type, and half NaN and infinities."""
     if kind not in ("subnormal", "nonfinite"):
         return contract_data.tensor(kind, n, dtype, seed)
     generator = torch.Generator().manual_seed(seed)
-    integer, mantissa = (torch.int32, 23) if dtype == torch.float32 else (torch.int16, 7 if dtype == torch.bfloat16 else 10)
-    exponents = {torch.float32: 0xFF, torch.bfloat16: 0xFF, torch.float16: 0x1F}[dtype]
+    integer = torch.int32 if dtype == torch.float32 else torch.int16
+    mantissa = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}[dtype]
+    exponents = 0x1F if dtype == torch.float16 else 0xFF
     bits = torch.randint(0, 1 << mantissa, (n,), generator=generator)
     if kind == "subnormal":
         bits >>= torch.randint(0, mantissa, (n,), generator=generator)
     else:
         chosen = torch.randint(0, 4, (n,), generator=generator)
-        bits = torch.where(chosen == 0, 0, bits) | torch.where(chosen < 2, exponents, exponents // 2 - chosen) << mantissa
+        bits = torch.where(chosen == 0, 0, bits)
+        bits |= torch.where(chosen < 2, exponents, exponents // 2 - chosen) << mantissa
     bits -= torch.randint(0, 2, (n,), generator=generator) << (integer.itemsize * 8 - 1)
     return bits.to(integer).view(dtype)
 
@@ -111,11 +113,11 @@ class Choices:
             rest = -(-rest // 16) * 16  # rows of whole blocks
         return (*shape, rest)
 
-    def recipe(self, *, written: bool, shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None) -> Recipe:
+    def recipe(self, *, written: bool, shape: tuple[int, ...] | None = None) -> Recipe:
         layouts = LAYOUTS[:-1] if written else LAYOUTS
         return Recipe(
             self.shape() if shape is None else shape,
-            self.one(contract_data.DTYPES) if dtype is None else dtype,
+            self.one(contract_data.DTYPES),
             self.one(KINDS),
             self.often("contiguous", *layouts),
             self.rng.randrange(2**31),
@@ -164,7 +166,8 @@ def _gradient_moments(c: Choices) -> Callable[[], Results]:
 
 def _quantize(c: Choices) -> Callable[[], Results]:
     recipes = [c.recipe(written=False) for _ in range(c.rng.randrange(1, 4))]
-    options = c.quantizer() | c.noise(len(recipes)) | {"purpose": c.one(sweeps.PURPOSES), "moments": c.one((False, True))}
+    options = c.quantizer() | c.noise(len(recipes))
+    options |= {"purpose": c.one(sweeps.PURPOSES), "moments": c.one((False, True))}
     given = [2.0 ** c.rng.randrange(-126, 100) * 1.5 for _ in recipes]
     if options["scale"] == "tensor" and c.rng.random() < 0.3:
         options["scale"] = None
@@ -234,7 +237,7 @@ def _sgd_step(c: Choices) -> Callable[[], Results]:
     momenta = [c.recipe(written=True, shape=p.shape) for p in params] if momentum else []
     options, state = _step_options(c, len(params)), c.state()
     hyper = [[c.one((0.1, 1e3)), momentum, c.one((0.0, 0.1)), c.one((0.0, 0.01)), c.one((0, 1)) if momentum else 0]]
-    hyper = [row + [c.one((0, 1)), c.one((0, 1)), 0] for row in hyper * 2]
+    hyper = [[*row, c.one((0, 1)), c.one((0, 1)), 0] for row in hyper * 2]
     factors = [c.rng.uniform(0.5, 2.0) for _ in params] if c.rng.random() < 0.4 else None
 
     def run() -> Results:
