@@ -98,7 +98,7 @@ class Training(RuleBasedStateMachine):
 
 
 class FusedMachine(Training):
-    """fastgrad's optimizers: steps, release, checkpoints in both forms, learning rates, gradients that are not there."""
+    """fastgrad's optimizers: steps, release, checkpoints in both forms, learning rates, missing gradients."""
 
     native: torch.optim.Optimizer
     plain: torch.optim.Optimizer
