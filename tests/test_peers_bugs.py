@@ -5,6 +5,9 @@ Every faulty rule is written out here in a few lines; `prop` is the property, as
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from contract_bits import bits
@@ -304,3 +307,11 @@ def test_a_kernel_that_writes_nothing_is_seen(format, backend):
 
     prop(lambda x: fastgrad.quantize(x, format))
     assert not holds(prop, idle)
+
+
+def test_every_fault_of_the_table_has_its_test():
+    text = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text()
+    named = re.findall(r"\| `(test_\w+)` \|", text.partition("## Faults of other libraries")[2])
+    assert len(named) > 12 and [name for name in named if not callable(globals().get(name))] == []
+    tests = {name for name in globals() if name.startswith("test_")}
+    assert tests - set(named) == {"test_every_fault_of_the_table_has_its_test"}

@@ -15,7 +15,9 @@ namespace {
 
 using namespace fastgrad;
 
-float wild_float(uint64_t seed, int64_t i) { return bits_float(pattern(static_cast<Kind>(i % kKinds), seed, i, 8, 23)); }
+float wild_float(uint64_t seed, int64_t i) {
+  return bits_float(pattern(static_cast<Kind>(i % kKinds), seed, i, 8, 23));
+}
 
 double positive_double(uint64_t seed, int64_t i) {
   const uint64_t h = mixed(seed + static_cast<uint64_t>(i));
@@ -42,7 +44,9 @@ void scalars() {
   for (int64_t i = 0; i < 4000; ++i) {
     logs.number(log64(positive_double(1, i)));
     double state[2] = {i % 3 == 0 ? 0.0 : positive_double(2, i), positive_double(3, i)};
-    for (int rule = 0; rule < 8; ++rule) alphas.number(alpha_factor(static_cast<Alpha>(rule), positive_double(4, i), state));
+    for (int rule = 0; rule < 8; ++rule) {
+      alphas.number(alpha_factor(static_cast<Alpha>(rule), positive_double(4, i), state));
+    }
     alphas.add(state, sizeof state);
     powers.number(power(1.0 - 1.0 / static_cast<double>(2 + i % 5000), 1 + i * 17 % 100000));
     const float absmax = magnitude(wild_float(5, i));
@@ -61,7 +65,8 @@ void scalars() {
       }
     }
     const double n = static_cast<double>(1 + i % 1024);
-    const Moments a = {n, positive_double(8, i), positive_double(9, i), -1.0, 2.0, 0.0}, b = tile_moments(7, 0.5f, 1e-3f, 0.25f, -40);
+    const Moments a = {n, positive_double(8, i), positive_double(9, i), -1.0, 2.0, 0.0};
+    const Moments b = tile_moments(7, 0.5f, 1e-3f, 0.25f, -40);
     const Moments m = merge_moments(a, b);
     if (m.m2 < 1e300) {
       moments.add(&m, sizeof m);

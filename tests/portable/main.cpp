@@ -2,7 +2,7 @@
 // instruction set, must print the same lines (tests/test_portable_bits.py). Torch and Python are not needed.
 //
 //   portable_bits [instruction set]        default: the baseline; "all" lists the sets that can run here
-//   portable_bits planted-overrun|planted-race     a fault that a sanitizer has to report, else it sees nothing else either
+//   portable_bits planted-overrun          and planted-race: faults that a sanitizer has to report
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>

@@ -20,7 +20,8 @@ struct List {
   std::vector<TensorJob> jobs;
 
   // `first`: of the kinds; tensor t has kind first + t.
-  List(const int64_t* sizes, size_t count, int first, Type type) : List(std::vector<int64_t>(sizes, sizes + count), first, type) {}
+  List(const int64_t* sizes, size_t count, int first, Type type)
+      : List(std::vector<int64_t>(sizes, sizes + count), first, type) {}
   List(const std::vector<int64_t>& sizes, int first, Type type) {
     for (size_t t = 0; t < sizes.size(); ++t) {
       const Kind kind = static_cast<Kind>((static_cast<size_t>(first) + t) % kKinds);
@@ -63,7 +64,8 @@ constexpr Scales kScales[] = {{ScaleKind::none, 0, false, false},   {ScaleKind::
                               {ScaleKind::block, 16, false, false}, {ScaleKind::block, 32, true, false},
                               {ScaleKind::block, 256, false, true}};
 
-void quantize_list(List& list, const Scales& how, int format, int rounding, int threads, const ChunkKernels& set, Digest& digest) {
+void quantize_list(List& list, const Scales& how, int format, int rounding, int threads, const ChunkKernels& set,
+                   Digest& digest) {
   std::vector<Bytes> given;
   Sweep options;
   options.format = format;

@@ -27,10 +27,14 @@ uint64_t stream(Purpose purpose, size_t tensor, int step, uint64_t slot) {
 }
 
 // lr, momentum, dampening, weight_decay, nesterov, decoupled, maximize
-constexpr double kSgd[][8] = {{0.1, 0.9, 0, 0, 0, 0, 0, 0},     {0.1, 0, 0, 0.01, 0, 0, 0, 0}, {0.03, 0.9, 0, 0.01, 1, 1, 0, 0},
-                              {0.1, 0.85, 0.2, 0.01, 0, 0, 1, 0}, {1e3, 0, 0, 0.1, 0, 1, 0, 0}};
+constexpr double kSgd[][8] = {{0.1, 0.9, 0, 0, 0, 0, 0, 0},
+                              {0.1, 0, 0, 0.01, 0, 0, 0, 0},
+                              {0.03, 0.9, 0, 0.01, 1, 1, 0, 0},
+                              {0.1, 0.85, 0.2, 0.01, 0, 0, 1, 0},
+                              {1e3, 0, 0, 0.1, 0, 1, 0, 0}};
 
-void sgd_steps(Type weights, Type buffers, int rounding, const double* hyper, int threads, const ChunkKernels& set, Digest& digest) {
+void sgd_steps(Type weights, Type buffers, int rounding, const double* hyper, int threads, const ChunkKernels& set,
+               Digest& digest) {
   // Two chunks in one of the cases.
   const std::vector<int64_t> sizes = {1, 129, 1000, 2048, hyper == kSgd[0] && weights == Type::bf16 ? 66001 : 2500};
   std::vector<Bytes> parameters, momenta;
@@ -80,7 +84,8 @@ void sgd(const ChunkKernels& set) {
       for (const auto& hyper : kSgd) {
         for (int rounding = 0; rounding < 2; ++rounding) {
           total.number(on_threads([&](int threads, Digest& digest) {
-                         sgd_steps(static_cast<Type>(weights), static_cast<Type>(buffers), rounding, hyper, threads, set, digest);
+                         const Type p = static_cast<Type>(weights), m = static_cast<Type>(buffers);
+                         sgd_steps(p, m, rounding, hyper, threads, set, digest);
                        }).value);
         }
       }
@@ -115,7 +120,8 @@ Kept fresh(size_t t, int64_t n, int weights) {
   kept.parameter = weights == kInt8 ? Bytes(n) : numbers(static_cast<Type>(weights), Kind::ordinary, 700 + t, n);
   kept.parameter_scales = Bytes(n / 64 * 4);
   for (int64_t i = 0; weights == kInt8 && i < n; ++i) {
-    kept.parameter.bytes[static_cast<size_t>(i)] = static_cast<unsigned char>(static_cast<int>(mixed(static_cast<uint64_t>(i)) % 255) - 127);
+    const int code = static_cast<int>(mixed(static_cast<uint64_t>(i)) % 255) - 127;
+    kept.parameter.bytes[static_cast<size_t>(i)] = static_cast<unsigned char>(code);
   }
   for (int64_t b = 0; b < n / 64; ++b) kept.parameter_scales.as<float>()[b] = 0.001f * static_cast<float>(1 + b % 13);
   kept.first = Bytes(n * 4);
@@ -125,8 +131,8 @@ Kept fresh(size_t t, int64_t n, int weights) {
   return kept;
 }
 
-void adamw_steps(int weights, int first_format, SecondMoment second, const double* hyper, int threads, const ChunkKernels& set,
-                 Digest& digest) {
+void adamw_steps(int weights, int first_format, SecondMoment second, const double* hyper, int threads,
+                 const ChunkKernels& set, Digest& digest) {
   std::vector<Kept> kept;
   for (size_t t = 0; t < std::size(kLengths); ++t) {
     kept.push_back(fresh(t, rows_of(t, first_format) * kLengths[t], weights));
@@ -176,9 +182,12 @@ void adamw_steps(int weights, int first_format, SecondMoment second, const doubl
     run_sweep(jobs, options, set, table.data());
     digest.add(table.data(), table.size() * sizeof(double));
     for (const Kept& one : kept) {
-      for (const Bytes* bytes : {&one.parameter, &one.parameter_scales, &one.first, &one.first_scales, &one.second, &one.second_scales}) {
-        digest.add(*bytes);
-      }
+      digest.add(one.parameter);
+      digest.add(one.parameter_scales);
+      digest.add(one.first);
+      digest.add(one.first_scales);
+      digest.add(one.second);
+      digest.add(one.second_scales);
     }
   }
 }
@@ -187,7 +196,8 @@ void adamw_steps(int weights, int first_format, SecondMoment second, const doubl
 void shard_steps(int threads, const ChunkKernels& set, Digest& digest) {
   constexpr int64_t kWhole = 5000;
   for (int64_t cut : {1, 320, 1024, 3333}) {
-    Bytes grad = numbers(Type::fp32, Kind::ordinary, 900, kWhole), parameter = numbers(Type::bf16, Kind::ordinary, 901, kWhole);
+    Bytes grad = numbers(Type::fp32, Kind::ordinary, 900, kWhole);
+    Bytes parameter = numbers(Type::bf16, Kind::ordinary, 901, kWhole);
     std::vector<TensorJob> jobs;
     for (int64_t start : {int64_t{0}, cut}) {
       TensorJob job;
@@ -226,7 +236,8 @@ void adamw(const ChunkKernels& set) {
                        adamw_steps(weights, first_format, kSeconds[second], hyper, threads, set, digest);
                      }).value);
       }
-      report((std::string("adamw weights ") + kWeights[weights] + " second moment " + kSecondNames[second]).c_str(), total);
+      const std::string name = std::string("adamw weights ") + kWeights[weights] + " second moment " + kSecondNames[second];
+      report(name.c_str(), total);
     }
   }
   report("shards", on_threads([&](int threads, Digest& digest) { shard_steps(threads, set, digest); }));

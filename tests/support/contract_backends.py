@@ -148,7 +148,8 @@ def _ops_on(engine: Engine) -> Iterator[None]:
     place of the C++ at CPU."""
     override = torch.library.Library("fastgrad", "IMPL", "CPU")
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of the override, once
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of the override, once
             for op, implementation in engines.implementations.items():
                 override.impl(op, torch.no_grad()(partial(implementation, engine)), allow_override=True)
         yield
