@@ -12,6 +12,7 @@ from pathlib import Path
 import pybind11
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
 
@@ -35,8 +36,11 @@ class CMakeBuild(build_ext):
             f"-DFASTGRAD_CUDA_ARCHS={os.environ.get('FASTGRAD_CUDA_ARCHS', '').replace(',', ';')}",
         ]
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
-        subprocess.run(configure, cwd=build, check=True)
-        subprocess.run(["cmake", "--build", ".", "--parallel", jobs], cwd=build, check=True)
+        try:
+            subprocess.run(configure, cwd=build, check=True)
+            subprocess.run(["cmake", "--build", ".", "--parallel", jobs], cwd=build, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CompileError(str(error)) from error  # what setuptools forgives an optional extension
 
 
 setup(
