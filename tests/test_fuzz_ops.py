@@ -13,7 +13,7 @@ from unittest import mock
 import op_calls
 import pytest
 import torch
-from contract_backends import BACKENDS, CPU_BACKENDS, agree, needs_native
+from contract_backends import BACKENDS, CPU_BACKENDS, TRITON_BACKENDS, agree, needs_native
 
 import fastgrad
 from fastgrad import library
@@ -96,6 +96,28 @@ def test_adamw_factored_rows_without_elements(shape):
         return [table, other, *moments[0], *moments[1]]
 
     agree(step, f"rows of {shape}", BACKENDS)
+
+
+@pytest.mark.parametrize("method", ("centre", "autoscale"))
+@pytest.mark.parametrize("shape", ((28,), (1, 28), (5000,)))
+def test_a_mean_that_rounds_to_minus_zero(method, shape):
+    """Found here: x - (-0) makes +0 of -0. Where a is 1 and c is 0 all kernels leave x as it is, the reference too."""
+
+    def step() -> list[torch.Tensor]:
+        x = torch.zeros(shape).view(-1)
+        x[1::2], x[3] = -0.0, -1e-45  # the mean is negative and far below the smallest float32
+        x = x.view(shape)
+        p, state = torch.full_like(x, -0.0), torch.zeros(2, dtype=torch.float64)
+        table = fastgrad.normalize_quantize_([x], method, "fp32", state=state)
+        assert table[0, 6] == 1.0 and table[0, 7] == 0.0 and torch.signbit(table[0, 7])
+        hyper = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0, 0]], dtype=torch.float64)
+        return [table, x, fastgrad.sgd_step_([p], [x.clone()], [], hyper, method=method), p]
+
+    with CPU_BACKENDS[0].running():
+        values = step()[1].view(-1)
+    assert bool(torch.signbit(values[5])) and not bool(torch.signbit(values[4]))
+    triton = [type(backend)(every=1) for backend in TRITON_BACKENDS]
+    agree(step, f"{method} of {shape}", (*BACKENDS, *triton))
 
 
 def test_every_format_and_method_is_drawn():
