@@ -76,6 +76,7 @@ def test_the_example_refuses_what_it_cannot_take(extension):
         extension.ema_(e, p, 0.1, 0, 0)
 
 
+@needs_pybind11  # setup.py imports it
 def test_headers_are_packaged(tmp_path):
     """What an installation holds: every header that numerics.h includes, and nothing else of csrc."""
     run(
