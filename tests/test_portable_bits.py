@@ -37,7 +37,7 @@ def build(name: str, flags: str = "", cross: bool = False) -> Path:
     folder = ROOT / "build" / "portable" / name
     configure = [
         *(tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"),
-        *("-DFASTGRAD_PYTHON=OFF", "-DFASTGRAD_PORTABLE_BITS=ON", f"-DCMAKE_CXX_FLAGS_RELEASE=-O3 {flags}"),
+        *("-DFASTGRAD_PYTHON=OFF", "-DFASTGRAD_PORTABLE_BITS=ON", f"-DFASTGRAD_EXTRA_FLAGS={flags}"),
     ]
     if cross:
         configure += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={CROSS}"]
