@@ -3,10 +3,12 @@
 //
 //   portable_bits [instruction set]        default: the baseline; "all" lists the sets that can run here
 //   portable_bits planted-overrun          and planted-race: faults that a sanitizer has to report
+#include <atomic>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 #include "cpu/parallel.h"
 #include "cpu/sweep.h"
@@ -44,10 +46,15 @@ void planted_overrun() {
   fastgrad::run_sweep(jobs, {}, fastgrad::chunk_kernels_baseline(), table);
 }
 
-// Tasks that add to one number.
+// Tasks that add to one number, each on a thread of its own: it waits until all three have begun.
 void planted_race() {
   int64_t sum = 0;
-  fastgrad::parallel_for(1000, 3, [&](int64_t task) { sum += task; });
+  std::atomic<int> begun{0};
+  fastgrad::parallel_for(3, 3, [&](int64_t task) {
+    begun.fetch_add(1, std::memory_order_relaxed);  // orders nothing
+    while (begun.load(std::memory_order_relaxed) < 3) std::this_thread::yield();
+    sum += task;
+  });
   std::printf("%" PRId64 "\n", sum);
 }
 
