@@ -57,9 +57,10 @@ class CMakeBuild(build_ext):
 with_native = os.environ.get("FASTGRAD_NATIVE") != "0"
 required = os.environ.get("FASTGRAD_REQUIRE_NATIVE") == "1"
 setup(
-    # The Triton kernels lie at the root; the bare name triton_kernels belongs to another package.
-    packages=[*find_packages(include=["fastgrad*", "medclm*"]), "fastgrad.triton_kernels"],
-    package_dir={"fastgrad.triton_kernels": "triton_kernels"},
+    # The Triton kernels lie at the root; the bare name triton_kernels belongs to another package. Of csrc only the
+    # headers are installed (fastgrad.get_include).
+    packages=[*find_packages(include=["fastgrad*", "medclm*"]), "fastgrad.triton_kernels", "fastgrad.csrc"],
+    package_dir={"fastgrad.triton_kernels": "triton_kernels", "fastgrad.csrc": "csrc"},
     ext_modules=[Extension("fastgrad._native", sources=[], optional=not required)] if with_native else [],
     cmdclass={"build_ext": CMakeBuild},
 )

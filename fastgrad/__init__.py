@@ -8,6 +8,7 @@ from fastgrad import nn, optim, shrinkage
 from fastgrad.activations import compress_saved_tensors
 from fastgrad.attach import attach
 from fastgrad.cross_entropy import linear_cross_entropy
+from fastgrad.headers import get_include
 from fastgrad.library import NUMERICS_VERSION as numerics_version
 from fastgrad.ops import (
     Quantized,
@@ -36,6 +37,7 @@ __all__ = [
     "compress_saved_tensors",
     "dequantize",
     "fake_quantize",
+    "get_include",
     "gradient_moments",
     "linear_cross_entropy",
     "nn",

@@ -76,6 +76,8 @@ def use_instruction_set(name: str) -> Iterator[None]:
 
 
 _library = torch.library.Library("fastgrad", "DEF")
+# Compiled code gives the ops inputs with the strides of eager code; torch 2.6 knows only the order of them.
+_STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)
 _declared: dict[str, tuple[bool, bool]] = {}  # op -> has a kernel for the CPU, for CUDA devices
 
 
@@ -94,7 +96,7 @@ def define(
     and a backward through the old value would then be silently wrong.
     """
     name = schema.partition("(")[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag, _STRIDES))
     # None of these ops is differentiable: what the reference does inside must not be recorded.
     reference = torch.no_grad()(reference)
     _library.impl(name, reference, "CompositeExplicitAutograd")

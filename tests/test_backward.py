@@ -81,6 +81,7 @@ def test_module_counts_steps_and_resumes():
     assert torch.equal(grad, cotangent)
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 cannot trace strides in a backward")
 def test_compiled_network_gives_eagers_bits_and_new_noise_every_step():
     def make():
         torch.manual_seed(0)

@@ -5,6 +5,9 @@ Every faulty rule is written out here in a few lines; `prop` is the property, as
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from contract_bits import bits
@@ -215,3 +218,100 @@ def test_noise_is_not_shared_by_tensors_of_a_list(format):
     shared, _ = fastgrad.quantize([x, x], format, ids=[0, 0])
     assert not holds(prop, [bits(q.codes) for q in shared])
     assert all(bool(q.codes.view(torch.uint8).any()) for q in codes), "all zeros"
+
+
+@pytest.mark.parametrize("format", ("fp8_e4m3", "fp8_e5m2", "bf16", "fp16"))
+def test_nan_is_not_the_largest_value(format):
+    """A clamp written as a comparison makes the largest value of a NaN (qtorch): a diverged run hides."""
+    x = torch.tensor([torch.nan, 1.0, -torch.nan])
+
+    def prop(rule):
+        assert torch.isnan(rule(x)).tolist() == [True, False, True]
+
+    for scale in ("none", "tensor", "block"):
+        for rounding in sweeps.ROUNDINGS:
+            prop(lambda x, o=dict(scale=scale, rounding=rounding): ours(x, format, **o))
+    largest = sweeps.reference.get_format(format).largest
+    assert not holds(prop, lambda x: torch.where(x < largest, x, largest).clamp(min=-largest))
+
+
+def test_eager_and_compiled_have_one_stream():
+    """Noise of a generator that the compiler replaces by its own: one seed, two results (torchao)."""
+    x = torch.randn(3000)
+
+    def prop(rule):
+        torch.manual_seed(7)
+        eager = rule(x)
+        torch._dynamo.reset()
+        torch.manual_seed(7)
+        assert torch.equal(bits(torch.compile(rule, backend="inductor")(x)), bits(eager))
+
+    prop(lambda x: fastgrad.quantize(x, "bf16", seed=7)[0].codes)
+    assert not holds(prop, lambda x: torch.floor(x * 256 + torch.rand_like(x)))
+
+
+LAUNCHES = {
+    "quantize": lambda x, seed, step: [fastgrad.quantize(x, "int8", seed=seed, step=step)[0].codes],
+    "quantize, given scale": lambda x, seed, step: [
+        fastgrad.quantize(x, "fp8_e4m3", scale=torch.ones(1), seed=seed, step=step)[0].codes
+    ],
+    "a list": lambda x, seed, step: [q.codes for q in fastgrad.quantize([x[:9], x], "int4", seed=seed, step=step)[0]],
+    "a short tensor": lambda x, seed, step: [fastgrad.quantize(x[:120], "int8", seed=seed, step=step)[0].codes],
+    "normalize_quantize_": lambda x, seed, step: [
+        fastgrad.normalize_quantize_([y := x.clone()], "znorm", "bf16", seed=seed, step=step),
+        y,
+    ],
+    "weights": lambda x, seed, step: _weights_after_a_step(x, seed, step),
+}
+
+
+def _weights_after_a_step(x: Tensor, seed: int, step: int) -> list[Tensor]:
+    p = torch.ones(x.shape, dtype=torch.bfloat16)
+    hyper = torch.tensor([[1e-3, 0, 0, 0, 0, 0, 0, 0]], dtype=torch.float64)
+    fastgrad.sgd_step_([p], [x], [], hyper, weight_rounding="stochastic", seed=seed, step=step)
+    return [p]
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_the_seed_reaches_every_launch(launch):
+    """Some launches of a kernel got seed 0 whatever was asked for: their noise was the same at every step."""
+    x = torch.randn(3000)
+
+    def prop(run):
+        results = [run(x, seed, step)[-1] for seed, step in ((0, 0), (5, 0), (5, 1), (2**64 - 1, 0))]
+        for i, a in enumerate(results):
+            assert not any(torch.equal(bits(a), bits(b)) for b in results[:i])
+        assert torch.equal(bits(run(x, 5, 1)[-1]), bits(results[2]))
+
+    prop(LAUNCHES[launch])
+    assert not holds(prop, lambda x, seed, step: LAUNCHES[launch](x, 0, 0))
+
+
+@pytest.mark.parametrize("format", [f for f in sweeps.FORMATS if f != "fp32"])
+def test_a_kernel_that_writes_nothing_is_seen(format, backend):
+    """All codes were zero, because the code that wrote them was not compiled in (Transformer Engine, NVFP4)."""
+    x = torch.randn(2000)
+
+    def prop(quantize):
+        q, table = quantize(x)
+        values = fastgrad.dequantize(q, torch.float32)
+        assert (values != 0).double().mean() > 0.6
+        assert abs(q_k(x, values) - 1) < 0.2
+        assert table[0, 11] == ((x != 0) & (values == 0)).sum(), "what became zero is counted"
+        assert abs(shrinkage.projection(table[0, 8], table[0, 9]).item() - q_k(x, values)) < 1e-5
+
+    def idle(x: Tensor):
+        q, table = fastgrad.quantize(x, format)
+        q.codes.view(torch.uint8).zero_()
+        return q, table
+
+    prop(lambda x: fastgrad.quantize(x, format))
+    assert not holds(prop, idle)
+
+
+def test_every_fault_of_the_table_has_its_test():
+    text = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text()
+    named = re.findall(r"\| `(test_\w+)` \|", text.partition("## Faults of other libraries")[2])
+    assert len(named) > 12 and [name for name in named if not callable(globals().get(name))] == []
+    tests = {name for name in globals() if name.startswith("test_")}
+    assert tests - set(named) == {"test_every_fault_of_the_table_has_its_test"}

@@ -141,7 +141,9 @@ def process_kernel(
 
     y = x
     if MAPPED:
-        y = (x - tl.load(coefficients + count_of_tensors + tensor)) * tl.load(coefficients + tensor)
+        a, c = tl.load(coefficients + tensor), tl.load(coefficients + count_of_tensors + tensor)
+        # With a = 1 and c = 0 of either sign, y is x: x - (-0) would make +0 of an x that is -0.
+        y = (x - tl.where((a == 1.0) & (c == 0.0), 0.0, c)) * a
     if CENTRALIZED:
         if tl.load(job + BY_ROWS) != 0:
             y = x - row_means(job, means, first, at, count)

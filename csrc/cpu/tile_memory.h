@@ -85,7 +85,7 @@ inline void store_tile(const float* __restrict x, int count, void* target, Type 
 }
 
 // Copies whole 64-byte lines past the cache where the target is so large that it will not be read from there.
-inline void copy_out(void* target, const void* source, int64_t bytes, bool stream) {
+inline void copy_out(void* target, const void* source, int64_t bytes, [[maybe_unused]] bool stream) {
 #if defined(__SSE2__)
   if (stream && reinterpret_cast<uintptr_t>(target) % 64 == 0 && bytes % 64 == 0) {
     const char* from = static_cast<const char*>(source);

@@ -140,6 +140,8 @@ def adamw(
 ) -> None:
     """Update `param` and the states of tensor i in place from the treated gradient q (float32), all flat."""
     n, step = q.numel(), Step.of(hyper, factor, states.ages[i])
+    if n == 0:
+        return  # rows without elements have no mean: what is kept of them stays
     noises = [_noise(seed, stream, offset, n) for stream in streams]
     d = -q if hyper.maximize else q
 

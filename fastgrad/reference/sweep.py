@@ -133,12 +133,12 @@ def sweep(
 
     for i, x in enumerate(xs):
         n = x.numel()
-        c = _row_means(per_row[i]) if i in per_row else maps.c[i : i + 1]
+        c = _row_means(per_row[i]) if i in per_row else _unsigned_zero(maps.c[i : i + 1], maps.a[i])
         y = x
         if normalized[i] and method != "none":
             y = _apply(x, c, maps.a[i])
         sums = None
-        if states is not None and rows is not None and factored[i]:
+        if states is not None and rows is not None and factored[i] and n > 0:
             bound = None if states.bounds is None else states.bounds[i]
             if bound is None and states.phase != "update":
                 bound = float(mapped_absmax(per_row.get(i, table[i : i + 1, :A]), c, maps.a[i], y is x))
@@ -268,6 +268,11 @@ def _whole(own: Tensor, normalized: list[bool]) -> Tensor:
 def _row_means(per_row: Tensor) -> Tensor:
     """c of every row for centralize, float32; a row without a finite element has mean 0."""
     return per_row[:, MEAN].to(torch.float32)
+
+
+def _unsigned_zero(c: Tensor, a: Tensor) -> Tensor:
+    """c, but +0 for -0 where a is 1: y is then x, and x - (-0) would make +0 of an x that is -0 (section 7)."""
+    return torch.where((a == 1.0) & (c == 0.0), 0.0, c)
 
 
 def _apply(x: Tensor, c: Tensor, a: Tensor) -> Tensor:

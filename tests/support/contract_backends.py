@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import os
 import warnings
 import zlib
@@ -148,12 +149,21 @@ def _ops_on(engine: Engine) -> Iterator[None]:
     place of the C++ at CPU."""
     override = torch.library.Library("fastgrad", "IMPL", "CPU")
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of the override, once
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of the override, once
             for op, implementation in engines.implementations.items():
-                override.impl(op, torch.no_grad()(partial(implementation, engine)), allow_override=True)
+                _override(override, op, torch.no_grad()(partial(implementation, engine)))
         yield
     finally:
         override._destroy()
+
+
+def _override(library_: torch.library.Library, op: str, function: Callable) -> None:
+    if "allow_override" in inspect.signature(library_.impl).parameters:
+        library_.impl(op, function, allow_override=True)
+    else:  # torch 2.6 remembers by names what Python has registered
+        torch.library._impls.discard(f"fastgrad/{op}/CPU")
+        library_.impl(op, function)
 
 
 @contextlib.contextmanager
