@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 import platform
@@ -126,6 +127,9 @@ def _probe_cuda(device: int) -> tuple[str, str]:
         return "PyTorch reference", f"{why}; torch finds no CUDA device"
     if importlib.util.find_spec("triton") is None:
         return "PyTorch reference", f"{why}; triton is not installed"
+    triton = importlib.import_module("triton")
+    if not hasattr(triton, "constexpr_function"):  # torch 2.6 comes with such a one
+        return "PyTorch reference", f"{why}; triton {triton.__version__} is too old"
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST_CAPABILITY:
         return "PyTorch reference", f"{why}; compute capability {capability[0]}.{capability[1]} is too old for Triton"

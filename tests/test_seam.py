@@ -12,7 +12,7 @@ from contract_bits import assert_nans_canonical, assert_same_bits, bits
 from contract_data import NAN_PAYLOADS, from_bits, tensor
 
 import fastgrad
-from fastgrad import shrinkage
+from fastgrad import library, shrinkage
 from fastgrad.ops import sweeps
 
 HYPER = torch.tensor([[0.1, 0.9, 0.0, 0.01, 1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
@@ -228,3 +228,16 @@ def test_nan_is_canonical_in_codes(format, rounding, backend):
         codes.copy_(torch.tensor([-1, 0x7F81, -64, 0x7FFF], dtype=torch.int16))
         wild = fastgrad.Quantized(codes.view(torch.bfloat16), torch.ones(1), format, 0, (4,), (1,), torch.float32)
         assert assert_nans_canonical(fastgrad.dequantize(wild), format) == 4
+
+
+def test_an_old_triton_leaves_the_references(monkeypatch):
+    """That of torch 2.6 lacks what the kernels are written with: said, not met as an error of an import."""
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(library, "native", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    if hasattr(triton, "constexpr_function"):
+        assert library._probe_cuda.__wrapped__(0)[0] == "Triton"
+        monkeypatch.delattr(triton, "constexpr_function")
+    kernel, reason = library._probe_cuda.__wrapped__(0)
+    assert kernel == "PyTorch reference" and "is too old" in reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import inspect
 import os
@@ -120,6 +121,9 @@ def _gpu_backends() -> tuple[AnyBackend, ...]:
 def _triton_backends() -> tuple[AnyBackend, ...]:
     if importlib.util.find_spec("triton") is None:
         print("the Triton kernels are not tested: triton is not installed")
+        return ()
+    if not hasattr(importlib.import_module("triton"), "constexpr_function"):
+        print("the Triton kernels are not tested: this triton is too old for them")
         return ()
     return (InterpretedTriton(TRITON_CASES),)
 
