@@ -129,8 +129,7 @@ class Building:
 
     def tasks(self, plan: Plan, settings: Settings) -> tuple[list[Task], list[Done]]:
         """What is still to do, and what is done."""
-        for leftover in self.data.glob(".*"):
-            leftover.unlink()
+        self._drop_leftovers()
         todo, done = [], []
         for shard, _ in plan.shards:
             marker = read_done(self.done, self.data, shard)
@@ -142,8 +141,15 @@ class Building:
                 todo.append(Task(shard, items, *places, settings.to_json()))
         return todo, done
 
+    def _drop_leftovers(self) -> None:
+        """Files that a killed worker had begun."""
+        for leftover in self.data.glob(".*"):
+            leftover.unlink(missing_ok=True)
+
     def publish(self) -> None:
         """``set/`` becomes OUT."""
+        # A worker outlives its killed parent by a moment, in which it may begin a file after `tasks` has looked.
+        self._drop_leftovers()
         for folder in (self.data, self.set):
             swapping.sync_folder(folder)
         (self.folder / "publishing").write_text(str(self.set.stat().st_ino))  # a rename keeps it

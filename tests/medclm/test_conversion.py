@@ -328,3 +328,18 @@ def test_verdicts_stay_with_rows_that_are_the_same(cases, tmp_path):
     convert(cases, out, settings=small_settings(max_side=32))
     assert sets.verdicts(out) == {}
     assert len((out / "review.outdated.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_file_that_a_dying_worker_has_begun_is_not_published(tmp_path, monkeypatch):
+    """A worker outlives its killed parent by a moment, in which the next run has looked for leftovers already."""
+    made = pipeline.engines.run
+
+    def run(*arguments):
+        yield from made(*arguments)
+        (tmp_path / "set.building" / "set" / "data" / ".train-000000.parquet.1").write_bytes(b"PAR1")
+
+    monkeypatch.setattr(pipeline.engines, "run", run)
+    cases = small_cases(tmp_path / "images", 4)
+    pipeline.convert_cases(iter(cases), tmp_path / "set", small_settings(), Problems(), workers=1)
+    names = [path.name for path in (tmp_path / "set" / "data").iterdir()]
+    assert names and not any(name.startswith(".") for name in names)
