@@ -80,18 +80,20 @@ def load(ref: ImageRef, window: str | windows.Window = "auto", allow_burned_in: 
         raise ImageError(Reason.IMAGE_MISSING, str(path)) from None
     except Exception as error:  # what pydicom raises for a damaged file is not one class
         raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: {error}") from error
-    refuse_burned_in(dataset, path, allow_burned_in)
-    frame = _frame(dataset, ref.slice, path)
     try:
+        refuse_burned_in(dataset, path, allow_burned_in)
+        frame = _frame(dataset, ref.slice, path)
         _take(dataset, frame)
         stored = pixel_array(dataset, index=frame)  # [H, W] or [H, W, 3]
         if dataset.PhotometricInterpretation == "PALETTE COLOR" or dataset.SamplesPerPixel > 1:
             return Picture(_colour(dataset, stored), None, None, _right_to_left(dataset), modality(dataset))
         raw = apply_modality_lut(stored, dataset).astype(np.float32) + np.float32(ref.offset)
         pixels = _grey(dataset, raw, window, ref.window)
-    except Exception as error:
+        return Picture(pixels, raw, _spacing(dataset), _right_to_left(dataset), modality(dataset))
+    except ImageError:
+        raise
+    except Exception as error:  # values that do not fit are found where they are used
         raise ImageError(Reason.IMAGE_UNREADABLE, f"{path}: {_explained(dataset, error)}") from error
-    return Picture(pixels, raw, _spacing(dataset), _right_to_left(dataset), modality(dataset))
 
 
 def _frame(dataset: Dataset, asked: int | None, path: Path) -> int:
@@ -181,7 +183,10 @@ def _right_to_left(dataset: Dataset) -> bool:
 
 def _explained(dataset: Dataset, error: Exception) -> str:
     """pydicom lists the missing plug-ins of a transfer syntax over many lines; anything else speaks for itself."""
+    from pydicom.uid import UID
+
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    if syntax is not None and syntax.is_compressed and isinstance(error, (RuntimeError, NotImplementedError)):
+    known = isinstance(syntax, UID) and syntax.is_transfer_syntax  # a damaged file may hold any value there
+    if known and syntax.is_compressed and isinstance(error, (RuntimeError, NotImplementedError)):
         return f"{syntax.name} cannot be decoded with what is installed (pylibjpeg or GDCM adds to pydicom): {error}"
     return str(error) or type(error).__name__

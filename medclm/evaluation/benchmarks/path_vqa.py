@@ -63,7 +63,7 @@ def _entries(file: Path) -> list:
     try:
         with open(file, "rb") as raw:
             found = _Plain(raw).load()
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError, KeyError) as error:
+    except Exception as error:  # damaged pickles raise nearly anything
         raise DataError(f"{WHAT}: expected a pickled list of questions in {file} ({error})") from None
     if not isinstance(found, list):
         raise DataError(f"{WHAT}: expected a pickled list of questions in {file}, got {type(found).__name__}")
