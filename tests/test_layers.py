@@ -138,6 +138,7 @@ def test_medclm_imports_public_names_of_fastgrad():
     public = (
         "fastgrad", "fastgrad.optim", "fastgrad.nn", "fastgrad.distributed", "fastgrad.integrations",
         "fastgrad.integrations.causal_lm", "fastgrad.activations", "fastgrad.shrinkage", "fastgrad.page",
+        "fastgrad.plain_pickle",
     )  # fmt: skip
     files = layer("medclm")
     assert files

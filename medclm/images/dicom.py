@@ -181,12 +181,15 @@ def _right_to_left(dataset: Dataset) -> bool:
     return bool(rows) and str(rows[0]).upper().startswith("L")
 
 
+_UNDECODED = (RuntimeError, NotImplementedError)
+
+
 def _explained(dataset: Dataset, error: Exception) -> str:
     """pydicom lists the missing plug-ins of a transfer syntax over many lines; anything else speaks for itself."""
     from pydicom.uid import UID
 
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    known = isinstance(syntax, UID) and syntax.is_transfer_syntax  # a damaged file may hold any value there
-    if known and syntax.is_compressed and isinstance(error, (RuntimeError, NotImplementedError)):
+    # A damaged file may hold any value there.
+    if isinstance(syntax, UID) and syntax.is_transfer_syntax and syntax.is_compressed and isinstance(error, _UNDECODED):
         return f"{syntax.name} cannot be decoded with what is installed (pylibjpeg or GDCM adds to pydicom): {error}"
     return str(error) or type(error).__name__

@@ -4,16 +4,17 @@ Images come out as uint8 [N, 3, 32, 32], labels (CIFAR-100: the fine ones) as in
 """
 
 import hashlib
-import io
-import pickle
+import importlib
 import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from fastgrad import plain_pickle
 from fastgrad.cifar.errors import UsageError
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/"
@@ -87,22 +88,18 @@ _ALLOWED_GLOBALS = {
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads numpy arrays and plain containers. A pickle that names anything else could run code: refused."""
+def _allowed(source: str) -> Callable[[str, str], Any]:
+    """What a pickle may ask for: numpy arrays. One that names anything else could run code: refused."""
 
-    def __init__(self, content: bytes, source: str) -> None:
-        super().__init__(io.BytesIO(content), encoding="bytes")
-        self.source = source
-
-    def find_class(self, module: str, name: str) -> object:
+    def find_class(module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED_GLOBALS:
             raise UsageError(
-                f"{self.source}: refused, the pickle asks for {module}.{name}; "
+                f"{source}: refused, the pickle asks for {module}.{name}; "
                 "expected numpy arrays, lists, dicts, numbers and strings only"
             )
-        if name == "_reconstruct":
-            return _RECONSTRUCT
-        return super().find_class(module, name)
+        return _RECONSTRUCT if name == "_reconstruct" else getattr(importlib.import_module(module), name)
+
+    return find_class
 
 
 def detect(path: Path) -> Layout | None:
@@ -195,7 +192,7 @@ def _tar_files(path: Path, layout: Layout, md5: str | None) -> dict[str, bytes]:
 
 def _unpickle(content: bytes, source: str) -> dict:
     try:
-        value = _PlainUnpickler(content, source).load()
+        value = plain_pickle.load(content, _allowed(source), encoding="bytes")
     except UsageError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything

@@ -8,10 +8,10 @@ A pickle can hold commands; only its lists, dicts, texts and numbers are read.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastgrad import plain_pickle
 from medclm.evaluation.benchmarks import files, hub_copy
 from medclm.evaluation.questions import Benchmark, Question
 from medclm.problems import DataError, Problems
@@ -19,11 +19,6 @@ from medclm.problems import DataError, Problems
 WHAT = "path_vqa"
 FIELDS = ("image", "question", "answer")
 NAMES = ("qas/test/test_qa.pkl", "*/qas/test/test_qa.pkl", "test_qa.pkl", "test.json", "test_qa.json")
-
-
-class _Plain(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
-        raise pickle.UnpicklingError(f"it wants {module}.{name}; expected lists, dicts, texts and numbers alone")
 
 
 def read(path: Path, problems: Problems, *, missing: str = "error") -> Benchmark:
@@ -61,8 +56,7 @@ def _entries(file: Path) -> list:
     if file.suffix == ".json":
         return files.json_list(file, WHAT)
     try:
-        with open(file, "rb") as raw:
-            found = _Plain(raw).load()
+        found = plain_pickle.load(file.read_bytes())
     except Exception as error:  # damaged pickles raise nearly anything
         raise DataError(f"{WHAT}: expected a pickled list of questions in {file} ({error})") from None
     if not isinstance(found, list):
