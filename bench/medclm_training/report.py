@@ -35,7 +35,7 @@ def markdown(runs: Path, times: Path | None) -> str:
     lines = [
         f"{one['parameters'] / 1e6:.1f} M parameters (`{one['settings']['model']}`), all of them trained; batch "
         f"{one['settings']['batch']}, {one['settings']['max_steps']} steps, learning rate {one['settings']['lr']:g} "
-        f"with a cosine to a tenth, {one['threads']} threads, {len(base)} seeds; the same questions and stages in the "
+        f"with a cosine to a tenth, {_threads(base)}, {len(base)} seeds; the same questions and stages in the "
         "same order. The loss is that of the objective on questions of the val split behind the last step, mean over "
         f"the stages. Machine: {description()['cpu']}.",
         "",
@@ -58,7 +58,7 @@ def markdown(runs: Path, times: Path | None) -> str:
         "",
         "Peak: largest resident memory of the process from its start to its end (loading, training, evaluation, the "
         f"checkpoint), less the {imports:,.0f} MiB of the bare imports. Seconds: median of the steps but the first "
-        f"three; others took at most {100 * noise:.0f} % of the machine meanwhile.",
+        f"three, {_threads(timed['fp32'])}; others took at most {100 * noise:.0f} % of the machine meanwhile.",
     ]
     return "\n".join(lines)
 
@@ -70,6 +70,11 @@ def _peak(records: Sequence[dict]) -> float:
 
 def _losses(records: Sequence[dict]) -> list[float]:
     return [record["validation"][-1]["mean"] for record in records]
+
+
+def _threads(records: Sequence[dict]) -> str:
+    count = records[0]["threads"]
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _median(records: Sequence[dict], key: str) -> float:

@@ -133,7 +133,7 @@ def test_run_that_was_trained_on_another_set_is_said(converted, tmp_path):
     ("words", "said"),
     [
         (("--profile", "vqa"), "profile: expected one of strict"),
-        (("--prompt", "kind"), "prompt: expected one of own, plain, lmms_eval, medevalkit, got 'kind'"),
+        (("--prompt", "kind"), "prompt: expected one of own, brief, plain, lmms_eval, medevalkit, got 'kind'"),
         (("--codec", "dots"), "codec: expected one of qwen2_vl"),
         (("--missing", "maybe"), "missing: expected one of error, skip"),
     ],

@@ -418,7 +418,9 @@ def test_from_phantoms_to_a_trained_model_by_commands(tmp_path, monkeypatch):
         return done.output
 
     called("phantom-data", tmp_path / "phantoms", "--count", "30", "--size", "96", "--seed", "3")
-    called("convert", "phantom", "--annotations", tmp_path / "phantoms", "--out", tmp_path / "set", "--workers", "1")
+    (tmp_path / "salt").write_text("a salt of tests, long enough")  # a user's is random: a split could be empty
+    called("convert", "phantom", "--annotations", tmp_path / "phantoms", "--out", tmp_path / "set", "--workers", "1",
+           "--salt-file", tmp_path / "salt")  # fmt: skip
     said = called(
         "train", tmp_path / "set", "--model", "tiny", "--out", tmp_path / "run", "--max-steps", "3", "--batch", "2"
     )
