@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,17 +24,14 @@ _WRITTEN = SCHEMA.set(SCHEMA.get_field_index("image"), pa.field("image", _IMAGE)
 _METADATA = SCHEMA.metadata | {b"ARROW:schema": base64.b64encode(SCHEMA.serialize())}
 
 
-def _leaves() -> list[str]:
-    """Paths of the columns as Parquet numbers them."""
+@cache
+def _compression() -> dict[str, str]:
+    """Codec of each column, by its path: pictures are compressed already."""
     with pq.ParquetWriter(sink := pa.BufferOutputStream(), SCHEMA) as empty:
         empty.write_table(SCHEMA.empty_table())
     schema = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
-    return [schema.column(number).path for number in range(len(schema))]
-
-
-# Pictures are compressed already.
-_COMPRESSION = {leaf: "none" if leaf == "image.bytes" else "zstd" for leaf in _leaves()}
-_LEVELS = {leaf: 1 for leaf, codec in _COMPRESSION.items() if codec == "zstd"}
+    paths = [schema.column(number).path for number in range(len(schema))]
+    return {path: "none" if path == "image.bytes" else "zstd" for path in paths}
 
 
 @contextmanager
@@ -42,8 +40,8 @@ def writer(path: Path) -> Iterator[pq.ParquetWriter]:
         path,
         _WRITTEN,
         store_schema=False,
-        compression=_COMPRESSION,
-        compression_level=_LEVELS,
+        compression=_compression(),
+        compression_level={path: 1 for path, codec in _compression().items() if codec == "zstd"},
         dictionary_pagesize_limit=_DICTIONARY_BYTES,
     ) as opened:
         opened.add_key_value_metadata(_METADATA)

@@ -34,13 +34,13 @@ class Contestant:
 
 CONTESTANTS = {
     "fp32": Contestant(
-        "torch.optim.AdamW(fused), fp32",
+        "`torch.optim.AdamW(fused=True)`, fp32, the same loop",
         PlainTraining,
         {"dtype": "fp32", "activations": "none", "backward_format": "none", "release": False},
     ),
-    "default": Contestant("medclm train", Training, {}),
+    "default": Contestant("**`medclm train`**, as it is by default", Training, {}),
     "lean": Contestant(
-        "medclm train --state-format fp4_e2m1 --factored --checkpointing --activations none",
+        "**`medclm train --state-format fp4_e2m1 --factored --checkpointing --activations none`**",
         Training,
         {"state_format": "fp4_e2m1", "factored": True, "checkpointing": True, "activations": "none"},
     ),

@@ -8,12 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.machine import description
-
-TITLES = {
-    "fp32": "`torch.optim.AdamW(fused=True)`, fp32, the same loop",
-    "default": "**`medclm train`**, as it is by default",
-    "lean": "**`medclm train --state-format fp4_e2m1 --factored --checkpointing --activations none`**",
-}
+from bench.medclm_training.contestants import CONTESTANTS
 
 
 def read(folder: Path) -> dict[str, list[dict]]:
@@ -42,14 +37,14 @@ def markdown(runs: Path, times: Path | None) -> str:
         "| | peak, MiB | of fp32 | seconds a step | of fp32 | final loss, mean (deviation) | against fp32 |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for name, title in TITLES.items():
+    for name, contestant in CONTESTANTS.items():
         if name not in found:
             continue
         peak, loss, seconds = _peak(found[name]), _losses(found[name]), _median(timed[name], "seconds")
         pairs = [b / a - 1 for a, b in zip(base_loss, loss, strict=False)]
         change = "" if name == "fp32" else f"{100 * statistics.mean(pairs):+.1f} % ({_list(pairs)})"
         lines.append(
-            f"| {title} | {peak:,.0f} | {100 * peak / base_peak:.0f} % | {seconds:.2f} | "
+            f"| {contestant.title} | {peak:,.0f} | {100 * peak / base_peak:.0f} % | {seconds:.2f} | "
             f"{seconds / base_seconds:.2f} | {statistics.mean(loss):.4f} ({_deviation(loss):.4f}) | {change} |"
         )
     imports = statistics.median(record["imports"] for records in found.values() for record in records) / 2**20

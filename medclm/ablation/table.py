@@ -69,7 +69,7 @@ def _scores(arms: dict[str, list[Run]], seeds: int) -> list[str]:
     for arm, runs in arms.items():
         cells = []
         for _, *key in COLUMNS:
-            means = [statistics.mean(_values(run, *key).values()) for run in runs if _values(run, *key)]
+            means = [statistics.mean(found.values()) for run in runs if (found := _values(run, *key))]
             if not means:
                 cells.append("")
                 continue
