@@ -162,6 +162,8 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
     quantizer.block_shift = __builtin_ctz(static_cast<unsigned>(sweep.block));
     quantizer.given = job.given_scales != nullptr;
   }
+  // The moments ask for what they read; and beside the streams of a step, asking for one more costs more than it saves.
+  const bool asks = !sweep.moments_in_pass && job.parameter == nullptr;
   AdamwStep adamw;
   if (job.parameter != nullptr && sweep.update == Update::adamw) adamw = adamw_step(job.hyper, job.factor, job.adamw.age);
   uint32_t absmax = 0;
@@ -180,6 +182,7 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
     const float* q = y;
     if (quantize) {
       if (sweep.scale_kind == ScaleKind::block) block_scales(job, sweep, y, span, scales, inverses);
+      if (asks) quantizer.ahead = static_cast<const char*>(job.grad) + (offset + kTile) * type_size(job.grad_type);
       const TileResult one = quantize_tile(format, rounding, quantizer, y, tile, count, q_buffer, codes);
       q = q_buffer;
       sums[tiles] = one.sums;

@@ -15,8 +15,8 @@ FASTGRAD_NUMERICS_BEGIN
 typedef uint64_t Lanes __attribute__((vector_size(64)));
 template <>
 inline Product<Lanes> multiply_words<Lanes>(Lanes a, uint32_t b) {
-  const Lanes p = (Lanes)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
-  return {p >> 32, p};
+  const __m512i p = _mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
+  return {(Lanes)_mm512_shuffle_epi32(p, _MM_PERM_DDBB), (Lanes)p};
 }
 #elif defined(__AVX2__)
 typedef uint64_t Lanes __attribute__((vector_size(32)));
@@ -48,8 +48,7 @@ struct ColumnNoise {
 
   ColumnNoise() : words{} {}
   ColumnNoise(const PhiloxKeys& keys, uint64_t stream, int64_t tile, int first) {
-    Lanes column;
-    for (int l = 0; l < kLanes; ++l) column[l] = first + 2 * l;
+    const Lanes column = even_lanes() + static_cast<uint64_t>(first);
     const PhiloxWords<Lanes> even = column_noise<Lanes>(keys, stream, tile, column);
     const PhiloxWords<Lanes> odd = column_noise<Lanes>(keys, stream, tile, column + 1);
     words[0] = interleave(even.w0, odd.w0);
@@ -60,7 +59,22 @@ struct ColumnNoise {
   Words row(int r) const { return r < 4 ? words[r] & 0xffffu : words[r - 4] >> 16; }
 
  private:
-  static Words interleave(Lanes even, Lanes odd) { return (Words)((even & 0xffffffffu) | (odd << 32)); }
+  static Lanes even_lanes() {  // a constant: built lane by lane, it costs as much as two rounds
+    constexpr uint64_t kEven[8] = {0, 2, 4, 6, 8, 10, 12, 14};
+    Lanes lanes;
+    memcpy(&lanes, kEven, sizeof lanes);
+    return lanes;
+  }
+  // The low words of `odd` between those of `even`.
+  static Words interleave(Lanes even, Lanes odd) {
+#if defined(__AVX512F__)
+    return (Words)_mm512_mask_shuffle_epi32((__m512i)even, 0xaaaa, (__m512i)odd, _MM_PERM_CCAA);
+#elif defined(__AVX2__)
+    return (Words)_mm256_blend_epi32((__m256i)even, (__m256i)(odd << 32), 0xaa);
+#else
+    return (Words)((even & 0xffffffffu) | (odd << 32));
+#endif
+  }
 };
 
 // noise[row * 128 + column] of a whole tile.

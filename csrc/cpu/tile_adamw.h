@@ -221,14 +221,17 @@ struct Largest {
 // made in the same loop for that reason.
 template <bool FIRST_MOMENT, bool FACTORED>
 Largest adamw_rows(const TensorJob& job, const PhiloxKeys& keys, const Span& span, const AdamwStep& constants,
-                   const AdamwBuffers& b, TileNoises& noises) {
+                   const AdamwBuffers& b, const Ahead& ahead, TileNoises& noises) {
   const AdamwStep s = constants;
   const int rows = span.padded() / kColumns;
   const Words flip = Words{} + (s.maximize ? kSign : 0u);
   Words largest_p = {}, largest_m = {};
   int made = 0;
   for (int r = 0; r < rows; ++r) {
-    for (; made < (r + 1) * kColumns / rows; made += kFloats) noises.make(job, keys, span.tile, made);
+    for (; made < (r + 1) * kColumns / rows; made += kFloats) {
+      noises.make(job, keys, span.tile, made);
+      ahead.ask(made / kFloats, kColumns / kFloats);
+    }
 #pragma GCC unroll 8
     for (int c = 0; c < kColumns; c += kFloats) {
       const int at = r * kColumns + c;
@@ -254,6 +257,19 @@ Largest adamw_rows(const TensorJob& job, const PhiloxKeys& keys, const Span& spa
     }
   }
   return {largest_lane(largest_p), largest_lane(largest_m)};
+}
+
+// The streams of the tile at `offset`.
+Ahead ahead_of(const TensorJob& job, bool first_moment, int64_t offset) {
+  const AdamwState& state = job.adamw;
+  Ahead ahead;
+  ahead.add(job.grad, offset, type_bits(job.grad_type));
+  ahead.add(job.parameter, offset, job.parameter_scales != nullptr ? 8 : type_bits(job.parameter_type));
+  if (first_moment && !job.first()) ahead.add(state.first, offset, format_spec(static_cast<Format>(state.first_format)).code_bits);
+  if (!job.factored() && !job.first()) {
+    ahead.add(state.second, offset, state.second_scales != nullptr ? root_bits(state) : type_bits(type_of(state.second_kind)));
+  }
+  return ahead;
 }
 
 // q: treated gradients at their positions in the tile, padded.
@@ -286,7 +302,7 @@ void adamw_tile(const TensorJob& job, const Sweep& sweep, const AdamwStep& step,
   const AdamwBuffers buffers = {q, p.x, m.x, v.x, w};
   const auto rows = step.first_moment ? (factored ? adamw_rows<true, true> : adamw_rows<true, false>)
                                       : (factored ? adamw_rows<false, true> : adamw_rows<false, false>);
-  const Largest largest = rows(job, keys, span, step, buffers, noises);
+  const Largest largest = rows(job, keys, span, step, buffers, ahead_of(job, step.first_moment, span.offset + kTile), noises);
   if (step.first_moment) store_first(job, span, noises.first, m_blocks, m, largest.m < kInfinity);
   if (!factored && state.second_scales == nullptr) {
     store_numbers(v, state.second, type_of(state.second_kind), span, Rounding::stochastic, noises.second, true);

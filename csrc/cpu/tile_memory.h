@@ -28,6 +28,25 @@ inline void pad(const Span& span, T* buffer) {
 }
 
 inline int64_t type_size(Type type) { return type == Type::fp32 ? 4 : 2; }
+inline int type_bits(Type type) { return type == Type::fp32 ? 32 : 16; }
+
+// What the next tile of a step reads of its streams, asked for bit by bit while this one is computed: a tile takes so
+// long that without it each of them begins with a wait for memory.
+struct Ahead {
+  const char* at[4];
+  int lines[4];
+  int count = 0;
+
+  void add(const void* memory, int64_t offset, int bits) {
+    at[count] = static_cast<const char*>(memory) + offset * bits / 8;
+    lines[count++] = kTile * bits / 8 / 64;
+  }
+  __attribute__((always_inline)) void ask(int part, int parts) const {
+    for (int s = 0; s < count; ++s) {
+      for (int l = lines[s] * part / parts; l < lines[s] * (part + 1) / parts; ++l) __builtin_prefetch(at[s] + 64 * l);
+    }
+  }
+};
 
 inline void widen(const void* source, Type type, int64_t offset, int count, float* __restrict x) {
   if (type == Type::fp32) {

@@ -12,8 +12,9 @@ struct TileQuantizer {
   float scale = 1, inverse = 1;   // of the tensor
   const float* scales = nullptr;  // of the blocks of this tile, where blocks have their own
   const float* inverses = nullptr;
-  int block_shift = 10;  // log2 of the elements of a block
+  int block_shift = 10;  // log2 of the elements of a block; of a tile, where there is one scale
   bool given = false;  // scales that were not measured on this tile: nothing is known about them
+  const char* ahead = nullptr;  // 4 KB that the next tile reads, asked for while this one is rounded
 };
 
 struct TileSums {
@@ -102,11 +103,12 @@ TileResult quantize_odd_tile(const TileQuantizer& z, const float* __restrict y, 
 
 template <Format F>
 int count_saturated(const TileQuantizer& z, const float* __restrict y, int count) {
+  const int block = 1 << z.block_shift;
   int total = 0;
-  if (z.scales == nullptr) {
-    for (int i = 0; i < count; ++i) total += saturates<F>(y[i], z.inverse);
-  } else {
-    for (int i = 0; i < count; ++i) total += saturates<F>(y[i], z.inverses[i >> z.block_shift]);
+  for (int start = 0; start < count; start += block) {
+    const float inverse = z.scales != nullptr ? z.inverses[start >> z.block_shift] : z.inverse;
+    const int end = count - start < block ? count : start + block;
+    for (int i = start; i < end; ++i) total += saturates<F>(y[i], inverse);
   }
   return total;
 }
@@ -117,61 +119,114 @@ inline int count_zeroed(const float* __restrict y, const float* __restrict q, in
   return total;
 }
 
-// y: `rows` whole rows, padding +0. Everything of a column group happens in registers: its noise, eight rows of
-// rounding, its part of the sums. What is rare is left to a second look at the tile, which is still in cache.
+// In the order in which the columns of the next tile will be needed: all rows of the first ones come first. (Left to
+// itself GCC finds that a function that only prefetches does nothing, and drops its calls.)
+inline __attribute__((always_inline)) void ask_for_columns(const char* lines, int column) {
+  if (column * sizeof(float) % 64 != 0) return;
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) __builtin_prefetch(lines + (r * kColumns + column) * sizeof(float));
+}
+
+// What is known of a tile once all its column groups are quantized.
+struct TileLook {
+  Words largest_y = {}, largest_v = {}, zeroed = {};
+  Words smallest = ~Words{};  // of the non-zero magnitudes, less one
+};
+
+// Whether most elements of a tile that its scale fits are above the format's subnormal numbers: those of an fp4 are not.
+template <Format F>
+constexpr bool mostly_normal() {
+  return F == Format::fp16 || F == Format::fp8_e4m3 || F == Format::fp8_e5m2;
+}
+
+// Without a scale only magnitudes far below what gradients have can vanish in these two formats.
+template <Format F, Scaling S>
+constexpr bool rarely_zero() {
+  return (F == Format::bf16 || F == Format::fp16) && S == Scaling::none;
+}
+
+struct GroupSums {
+  Floats yy = {}, yq = {}, qq = {};
+  bool normal = true;  // NORMAL was right
+};
+
+// `rows` rows of the columns [c, c + kFloats). Everything happens in registers: eight rows of rounding, their part of
+// the sums. NORMAL takes the elements for normal numbers of the format, and tells if they were: if not, all has to be
+// done again. (Asked for each row instead, the question costs more than the rounding.)
+template <Format F, Rounding R, bool BLOCKS, Scaling S, bool NORMAL>
+inline __attribute__((always_inline)) GroupSums quantize_group(const TileQuantizer& z, Floats scale, Floats inverse,
+                                                               const ColumnNoise& noise, const float* __restrict y, int rows,
+                                                               int c, float* __restrict q,
+                                                               typename StagedCode<F>::type* __restrict codes, TileLook& look) {
+  constexpr FormatSpec spec = format_spec(F);
+  GroupSums sums;
+  Floats least = splat<Floats>(spec.largest);
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+    const int at = r * kColumns + c;
+    const Floats vy = load_floats(y + at);
+    if constexpr (BLOCKS) {
+      scale = splat<Floats>(z.scales[at >> z.block_shift]);
+      inverse = splat<Floats>(z.inverses[at >> z.block_shift]);
+      look.largest_v = maximum(look.largest_v, float_bits(vy * inverse) & kMagnitude);
+    }
+    if constexpr (NORMAL) least = minimum(magnitude(S == Scaling::none ? vy : vy * inverse), least);
+    const auto one = quantize_finite<F, R, S, NORMAL>(vy, inverse, scale, noise.row(r));
+    const Words m = float_bits(vy) & kMagnitude;
+    look.largest_y = maximum(look.largest_y, m);
+    if constexpr (rarely_zero<F, S>()) {
+      look.smallest = minimum(look.smallest, m - 1u);
+    } else if constexpr (!NORMAL) {
+      look.zeroed = count_zeroed(look.zeroed, vy, one.value);
+    }
+    store_floats(q + at, one.value);
+    store_codes(codes + at, one.code);
+    sums.yy = sums.yy + vy * vy;
+    sums.yq = sums.yq + vy * one.value;
+    sums.qq = sums.qq + one.value * one.value;
+  }
+  if constexpr (NORMAL) sums.normal = !any_below(least, bits_float(spec.exponent0 << 23));
+  return sums;
+}
+
+// y: `rows` whole rows, padding +0. What is rare is left to a second look at the tile, which is still in cache.
 template <Format F, Rounding R, bool BLOCKS, Scaling S>
 inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantizer& z, const float* __restrict y,
                                                                int64_t tile, int count, int rows, float* __restrict q,
                                                                typename StagedCode<F>::type* __restrict codes) {
   constexpr FormatSpec spec = format_spec(F);
-  // Without a scale only magnitudes far below what gradients have can vanish in these two formats.
-  constexpr bool kRarelyZero = (F == Format::bf16 || F == Format::fp16) && S == Scaling::none;
   alignas(64) float yy[kColumns], yq[kColumns], qq[kColumns];
-  Words largest_y = {}, largest_v = {}, zeroed = {};
-  Words smallest = ~Words{};  // of the non-zero magnitudes, less one
+  TileLook look;
+  const PhiloxKeys keys = z.keys;  // a copy: for all the compiler knows, what is stored below might be part of `z`
+  const uint64_t stream = z.stream;
+  const Floats scale = splat<Floats>(z.scale), inverse = splat<Floats>(z.inverse);
+  bool normal = mostly_normal<F>();
   for (int c = 0; c < kColumns; c += kFloats) {
-    Floats syy = {}, syq = {}, sqq = {};
-    const ColumnNoise noise = R == Rounding::stochastic ? ColumnNoise(z.keys, z.stream, tile, c) : ColumnNoise();
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-      const int at = r * kColumns + c;
-      const Floats vy = load_floats(y + at);
-      Floats scale = splat<Floats>(z.scale), inverse = splat<Floats>(z.inverse);
-      if constexpr (BLOCKS) {
-        scale = splat<Floats>(z.scales[at >> z.block_shift]);
-        inverse = splat<Floats>(z.inverses[at >> z.block_shift]);
-        largest_v = maximum(largest_v, float_bits(vy * inverse) & kMagnitude);
+    const ColumnNoise noise = R == Rounding::stochastic ? ColumnNoise(keys, stream, tile, c) : ColumnNoise();
+    if (z.ahead != nullptr) ask_for_columns(z.ahead, c);
+    GroupSums sums;
+    if constexpr (mostly_normal<F>()) {
+      if (normal) {
+        sums = quantize_group<F, R, BLOCKS, S, true>(z, scale, inverse, noise, y, rows, c, q, codes, look);
+        normal = sums.normal;
       }
-      const auto one = quantize_finite<F, R, S>(vy, inverse, scale, noise.row(r));
-      const Words m = float_bits(vy) & kMagnitude;
-      largest_y = maximum(largest_y, m);
-      if constexpr (kRarelyZero) {
-        smallest = minimum(smallest, m - 1u);
-      } else if (one.small) {
-        zeroed = zeroed - (Words)((one.value == 0.0f) & (vy != 0.0f));
-      }
-      __builtin_prefetch(y + kTile + at);
-      store_floats(q + at, one.value);
-      store_codes(codes + at, one.code);
-      syy = syy + vy * vy;
-      syq = syq + vy * one.value;
-      sqq = sqq + one.value * one.value;
     }
-    store_floats(yy + c, syy);
-    store_floats(yq + c, syq);
-    store_floats(qq + c, sqq);
+    if (!normal) sums = quantize_group<F, R, BLOCKS, S, false>(z, scale, inverse, noise, y, rows, c, q, codes, look);
+    store_floats(yy + c, sums.yy);
+    store_floats(yq + c, sums.yq);
+    store_floats(qq + c, sums.qq);
   }
   TileResult out;
-  out.absmax = largest_lane(largest_y);
+  out.absmax = largest_lane(look.largest_y);
   if (out.absmax >= kInfinity) return quantize_odd_tile<F, R>(z, y, tile, count, q, codes);
   // The largest |v| follows from the largest |y|: multiplication is monotone.
-  const float v = BLOCKS ? bits_float(largest_lane(largest_v)) : bits_float(out.absmax) * z.inverse;
+  const float v = BLOCKS ? bits_float(largest_lane(look.largest_v)) : bits_float(out.absmax) * z.inverse;
   if (v > spec.largest) out.saturated = count_saturated<F>(z, y, count);
-  if constexpr (kRarelyZero) {
+  if constexpr (rarely_zero<F, S>()) {
     const uint32_t may_vanish = (spec.exponent0 << 23) - 1u;  // a larger magnitude cannot become zero
-    if (smallest_lane(smallest) < may_vanish) out.zeroed = count_zeroed(y, q, count);
+    if (smallest_lane(look.smallest) < may_vanish) out.zeroed = count_zeroed(y, q, count);
   } else {
-    out.zeroed = sum_of_lanes(zeroed);
+    out.zeroed = sum_of_lanes(look.zeroed);
   }
   // Unless values were clamped by more than half, or the scale says nothing about y, q lies within a factor of two
   // of y, or is zero, or is one gap: then the range of y with some room vouches for that of q.

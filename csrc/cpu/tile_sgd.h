@@ -1,9 +1,9 @@
 // SGD on one tile. See docs/numerics.md, section 9.
 #pragma once
 
-#include "job.h"
+#include "tile_memory.h"  // and with it vector.h, before the formulas
+
 #include "numerics/sgd.h"
-#include "tile_memory.h"
 
 FASTGRAD_NUMERICS_BEGIN
 
@@ -27,7 +27,18 @@ void sgd_elements(const float* __restrict q, int count, float* __restrict p, flo
     for (int i = 0; i < count; ++i) p[i] = sgd_parameter(sgd_direction(q[i], p[i], s, FLAGS), m[i], p[i], s, FLAGS);
     return;
   }
-  for (int i = 0; i < count; ++i) {
+  int i = 0;
+  for (; i + kDoubles <= count; i += kDoubles) {
+    const FewFloats parameter = load_few(p + i);
+    const Doubles d = sgd_direction(load_few(q + i), parameter, s, FLAGS);
+    FewFloats momentum = {};
+    if constexpr (FLAGS & kMomentum) {
+      momentum = sgd_momentum(d, (FLAGS & kFirstStep) ? momentum : load_few(m + i), s, FLAGS);
+      store_few(m + i, momentum);
+    }
+    store_few(p + i, sgd_parameter(d, momentum, parameter, s, FLAGS));
+  }
+  for (; i < count; ++i) {
     const double d = sgd_direction(q[i], p[i], s, FLAGS);
     float momentum = 0;
     if (FLAGS & kMomentum) m[i] = momentum = sgd_momentum(d, m[i], s, FLAGS);

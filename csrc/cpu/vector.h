@@ -19,12 +19,36 @@ inline Floats load_floats(const float* p) {
 }
 inline void store_floats(float* p, Floats v) { memcpy(p, &v, sizeof v); }
 
+// As many floats as doubles fill a vector: GCC, left to make these of wider ones, shuffles more than it computes.
+constexpr int kDoubles = kLanes;
+typedef double Doubles __attribute__((vector_size(sizeof(Lanes))));
+typedef float FewFloats __attribute__((vector_size(sizeof(Lanes) / 2)));
+
+inline FewFloats load_few(const float* p) {
+  FewFloats v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store_few(float* p, FewFloats v) { memcpy(p, &v, sizeof v); }
+#if defined(__AVX512F__)
+inline Doubles to_double(FewFloats x) { return (Doubles)_mm512_cvtps_pd((__m256)x); }
+inline FewFloats to_float(Doubles x) { return (FewFloats)_mm512_cvtpd_ps((__m512d)x); }
+#elif defined(__AVX2__)
+inline Doubles to_double(FewFloats x) { return (Doubles)_mm256_cvtps_pd((__m128)x); }
+inline FewFloats to_float(Doubles x) { return (FewFloats)_mm256_cvtpd_ps((__m256d)x); }
+#else
+inline Doubles to_double(FewFloats x) { return __builtin_convertvector(x, Doubles); }
+inline FewFloats to_float(Doubles x) { return __builtin_convertvector(x, FewFloats); }
+#endif
+inline FewFloats canonical(FewFloats x) { return x == x ? x : FewFloats{} + bits_float(kNaN); }
+
 inline Words float_bits(Floats x) { return (Words)x; }
 inline Floats bits_float(Words w) { return (Floats)w; }
 inline Floats magnitude(Floats x) { return (Floats)((Words)x & kMagnitude); }
 inline Floats word_to_float(Words w) { return __builtin_convertvector((Mask)w, Floats); }
 inline Words float_to_word(Floats x) { return (Words)__builtin_convertvector(x, Mask); }
 inline Words mask_to_word(Mask mask) { return (Words)mask & 1u; }
+inline Words sign_mask(Floats x) { return (Words)((Mask)x >> 31); }
 
 // Where GCC does not find the one instruction by itself.
 #if defined(__AVX512F__)
@@ -35,6 +59,13 @@ inline Words maximum(Words a, Words b) { return (Words)_mm512_max_epu32((__m512i
 inline Words minimum(Words a, Words b) { return (Words)_mm512_min_epu32((__m512i)a, (__m512i)b); }
 inline bool any_below(Floats x, float limit) {
   return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(limit), _CMP_LT_OQ) != 0;
+}
+// n, one more in the lanes where y is not zero and q is.
+inline Words count_zeroed(Words n, Floats y, Floats q) {
+  const __m512 zero = _mm512_setzero_ps();
+  const __mmask16 some = _mm512_cmp_ps_mask((__m512)y, zero, _CMP_NEQ_UQ);
+  const __mmask16 lost = _mm512_mask_cmp_ps_mask(some, (__m512)q, zero, _CMP_EQ_OQ);
+  return (Words)_mm512_mask_sub_epi32((__m512i)n, lost, (__m512i)n, _mm512_set1_epi32(-1));
 }
 inline void store_codes(uint8_t* p, Words w) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)w));
@@ -72,6 +103,7 @@ inline bool any_below(Floats x, float limit) {
 #endif
 }
 #endif
+inline Words count_zeroed(Words n, Floats y, Floats q) { return n - (Words)((q == 0.0f) & (y != 0.0f)); }
 inline void store_codes(uint8_t* p, Words w) {
   typedef uint8_t Bytes __attribute__((vector_size(kFloats)));
   const Bytes b = __builtin_convertvector(w, Bytes);
@@ -84,24 +116,6 @@ inline void store_codes(uint16_t* p, Words w) {
 }
 #endif
 
-inline uint32_t largest_lane(Words w) {
-  uint32_t largest = 0;
-  for (int l = 0; l < kFloats; ++l) largest = w[l] > largest ? w[l] : largest;
-  return largest;
-}
-
-inline uint32_t smallest_lane(Words w) {
-  uint32_t smallest = ~0u;
-  for (int l = 0; l < kFloats; ++l) smallest = w[l] < smallest ? w[l] : smallest;
-  return smallest;
-}
-
-inline int sum_of_lanes(Words w) {
-  uint32_t total = 0;
-  for (int l = 0; l < kFloats; ++l) total += w[l];
-  return static_cast<int>(total);
-}
-
 inline Mask lane_numbers() {
   constexpr int32_t kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   Mask numbers;
@@ -110,15 +124,24 @@ inline Mask lane_numbers() {
 }
 
 // Lane l takes that of lane l + s.
-inline Floats rotate_lanes(Floats v, int s) { return __builtin_shuffle(v, (lane_numbers() + s) & (kFloats - 1)); }
+template <class Vector>
+inline Vector rotate_lanes(Vector v, int s) {
+  return __builtin_shuffle(v, (lane_numbers() + s) & (kFloats - 1));
+}
 
-inline float smallest_lane(Floats v) {
+template <class Vector>
+inline auto smallest_lane(Vector v) {
   for (int s = kFloats / 2; s >= 1; s /= 2) v = minimum(v, rotate_lanes(v, s));
   return v[0];
 }
-inline float largest_lane(Floats v) {
+template <class Vector>
+inline auto largest_lane(Vector v) {
   for (int s = kFloats / 2; s >= 1; s /= 2) v = maximum(v, rotate_lanes(v, s));
   return v[0];
+}
+inline int sum_of_lanes(Words w) {
+  for (int s = kFloats / 2; s >= 1; s /= 2) w = w + rotate_lanes(w, s);
+  return static_cast<int>(w[0]);
 }
 
 // The halving of 128 columns: 64, 32, ..., 1. `columns` is overwritten.

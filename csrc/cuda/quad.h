@@ -58,6 +58,7 @@ FG_DEVICE QuadWord float_bits(const Quad& x) { FG_QUAD_EACH(QuadWord, float_bits
 FG_DEVICE Quad bits_float(const QuadWord& w) { FG_QUAD_EACH(Quad, bits_float(w.v[i])); }
 FG_DEVICE Quad word_to_float(const QuadWord& w) { FG_QUAD_EACH(Quad, word_to_float(w.v[i])); }
 FG_DEVICE QuadWord float_to_word(const Quad& x) { FG_QUAD_EACH(QuadWord, float_to_word(x.v[i])); }
+FG_DEVICE QuadWord sign_mask(const Quad& x) { FG_QUAD_EACH(QuadWord, sign_mask(x.v[i])); }
 FG_DEVICE Quad magnitude(const Quad& x) { FG_QUAD_EACH(Quad, magnitude(x.v[i])); }
 FG_DEVICE Quad minimum(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, fminf(a.v[i], b.v[i])); }
 // Asked of the whole warp, which then takes one way: all lanes call it.

@@ -11,6 +11,7 @@ FG_FN float word_to_float(uint32_t w) { return static_cast<float>(static_cast<in
 FG_FN uint32_t float_to_word(float x) { return static_cast<uint32_t>(static_cast<int32_t>(x)); }
 FG_FN uint32_t mask_to_word(bool mask) { return mask ? 1u : 0u; }
 FG_FN bool any_below(float x, float limit) { return x < limit; }
+FG_FN uint32_t sign_mask(float x) { return 0u - (float_bits(x) >> 31); }  // all bits, or none
 FG_FN float minimum(float a, float b) { return a < b ? a : b; }  // b where a is NaN
 
 template <class Mask, class T>
@@ -85,8 +86,8 @@ FG_FN Word code_of(Word fixed) {
 }
 
 // A magnitude in [0, largest], or, where the sign rides, a number in [-largest, largest]: then `value` has the sign,
-// too, and `fixed` has it somewhere above the code.
-template <Format F, Rounding R, class Float, class Word>
+// too, and `fixed` has it somewhere above the code. NORMAL: no number is below the smallest normal one of the format.
+template <Format F, Rounding R, bool NORMAL = false, class Float, class Word>
 FG_FN Rounded<Float, Word> round_number(Float v, Word noise) {
   constexpr FormatSpec spec = format_spec(F);
   if constexpr (spec.integer) {
@@ -115,7 +116,7 @@ FG_FN Rounded<Float, Word> round_number(Float v, Word noise) {
       value = bits_float(((fixed & 0xffff0000u) >> kAdded) + kRebase);
     }
     constexpr uint32_t kSmallestNormal = spec.exponent0 << 23;
-    const bool small = any_below(magnitude(v), bits_float(kSmallestNormal));
+    const bool small = !NORMAL && any_below(magnitude(v), bits_float(kSmallestNormal));
     if (small) {  // subnormal in the format, or zero: rare where the scale fits
       constexpr float kGap = subnormal_gap<F>();
       const Float m = magnitude(v);
@@ -135,13 +136,12 @@ enum class Scaling {
   clamped,  // the value is clamped to the largest float32
 };
 
-// The sign goes last. `v` has it; of the integers, which are in two's complement, zero has none.
+// The code of a magnitude gets the sign of `v`; that of an integer, in two's complement, has none at zero.
 template <Format F, class Float, class Word>
 FG_FN Word signed_code(Word code, Float v) {
   constexpr FormatSpec spec = format_spec(F);
-  const Word sign = float_bits(v) & kSign;
-  if constexpr (!spec.integer) return code | (sign >> (31 - spec.sign_shift));
-  const Word minus = Word{} - (sign >> 31);
+  if constexpr (!spec.integer) return code | ((float_bits(v) & kSign) >> (31 - spec.sign_shift));
+  const Word minus = sign_mask(v);
   return (code ^ minus) - minus;
 }
 
@@ -159,17 +159,23 @@ struct Quantized {
   bool small;   // some lane may have become zero
 };
 
-// Finite y.
-template <Format F, Rounding R, Scaling S, class Float, class Word>
+// Finite y. NORMAL: as round_number says, of y times the inverse scale.
+template <Format F, Rounding R, Scaling S, bool NORMAL = false, class Float, class Word>
 FG_FN Quantized<Float, Word> quantize_finite(Float y, Float inverse_scale, Float scale, Word noise) {
   constexpr FormatSpec spec = format_spec(F);
   Float v = y;
   if constexpr (S != Scaling::none) v = y * inverse_scale;
-  Rounded<Float, Word> r = round_number<F, R>(minimum(magnitude(v), splat<Float>(spec.largest)), noise);
-  const Word code = code_of<F>(r.fixed);
-  if constexpr (S != Scaling::none) r.value = r.value * scale;
-  if constexpr (S == Scaling::clamped) r.value = minimum(r.value, splat<Float>(bits_float(kFloatMax)));
-  return {signed_code<F>(code, v), signed_value<F>(r.value, code, v), r.small};
+  const Rounded<Float, Word> r = round_number<F, R, NORMAL>(minimum(magnitude(v), splat<Float>(spec.largest)), noise);
+  const Word code = signed_code<F>(code_of<F>(r.fixed), v);
+  Float value = r.value;
+  if constexpr (spec.integer) value = word_to_float(code);  // with its sign; +0 for zero
+  if constexpr (S != Scaling::none) value = value * scale;
+  if constexpr (S == Scaling::clamped) {
+    const Word sign = float_bits(value) & kSign;
+    value = bits_float(float_bits(minimum(magnitude(value), splat<Float>(bits_float(kFloatMax)))) | sign);
+  }
+  if constexpr (!spec.integer) value = bits_float(float_bits(value) | (float_bits(v) & kSign));
+  return {code, value, r.small};
 }
 
 // Whether a finite y is larger than the format holds.

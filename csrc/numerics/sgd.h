@@ -35,23 +35,30 @@ FG_FN SgdStep sgd_step(const double* hyper, double k, bool first) {
 
 // The arithmetic is float64 and every store rounds once. In float32 the rounded mu and lr alone would make the
 // trajectory a quarter less accurate. `flags` is step.flags, or a constant that spares the loop its branches.
-FG_FN double sgd_direction(float gradient, float parameter, const SgdStep& step, int flags) {
-  const double d = (flags & kMaximize) ? -gradient : gradient;
-  return (flags & kCoupledDecay) ? d + step.weight_decay * parameter : d;
+// Float is float, or, on the CPU, a vector of floats, for which csrc/cpu/vector.h brings these functions.
+FG_FN double to_double(float x) { return x; }
+FG_FN float to_float(double x) { return static_cast<float>(x); }
+
+template <class Float>
+FG_FN auto sgd_direction(Float gradient, Float parameter, const SgdStep& step, int flags) {
+  const auto g = to_double(gradient), d = (flags & kMaximize) ? -g : g;
+  return (flags & kCoupledDecay) ? d + step.weight_decay * to_double(parameter) : d;
 }
 
 // With kMomentum only. A buffer narrower than float32 is used as it is stored.
-FG_FN float sgd_momentum(double direction, float momentum, const SgdStep& step, int flags) {
-  const double m = (flags & kFirstStep) ? direction : step.momentum * momentum + step.one_minus_dampening * direction;
-  return canonical(static_cast<float>(m));
+template <class Float, class Double>
+FG_FN Float sgd_momentum(Double direction, Float momentum, const SgdStep& step, int flags) {
+  if (flags & kFirstStep) return canonical(to_float(direction));
+  return canonical(to_float(step.momentum * to_double(momentum) + step.one_minus_dampening * direction));
 }
 
-FG_FN float sgd_parameter(double direction, float momentum, float parameter, const SgdStep& step, int flags) {
-  const double m = momentum;
-  double update = direction, p = parameter;
+template <class Float, class Double>
+FG_FN Float sgd_parameter(Double direction, Float momentum, Float parameter, const SgdStep& step, int flags) {
+  const Double m = to_double(momentum);
+  Double update = direction, p = to_double(parameter);
   if (flags & kMomentum) update = (flags & kNesterov) ? direction + step.momentum * m : m;
   if (flags & kDecoupledDecay) p = p * step.decay;
-  return canonical(static_cast<float>(p - step.lr * update));
+  return canonical(to_float(p - step.lr * update));
 }
 
 FASTGRAD_NUMERICS_END
