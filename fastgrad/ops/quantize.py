@@ -142,9 +142,8 @@ def _check_out(out: list[Quantized], tensors: list[Tensor], format: str, block: 
     if len(out) != len(tensors):
         raise ValueError(f"out: expected {len(tensors)} Quantized, one per tensor, got {len(out)}")
     for i, (q, t) in enumerate(zip(out, tensors, strict=True)):
-        expected = (format, block, tuple(t.shape), _dense_stride(t))
-        if (q.format, q.block, q.shape, q.stride) != expected:
-            got = (q.format, q.block, q.shape, q.stride)
+        if (q.format, q.block, q.shape, q.stride) != (format, block, t.shape, _dense_stride(t)):
+            expected, got = (format, block, tuple(t.shape), _dense_stride(t)), (q.format, q.block, q.shape, q.stride)
             raise ValueError(f"out[{i}]: expected (format, block, shape, stride) {expected}, got {got}")
         _check_stored(f"out[{i}]", q, t.device)
     checks.no_overlap({"out.codes": [q.codes for q in out], "out.scale": [q.scale for q in out]}, {"tensors": tensors})
@@ -170,7 +169,7 @@ def _check_scales(given: list[Tensor], tensors: list[Tensor]) -> None:
 
 
 def _dense_stride(t: Tensor) -> tuple[int, ...]:
-    return tuple(t.stride()) if checks.is_dense(t) else tuple(torch.empty(t.shape, device="meta").stride())
+    return t.stride() if checks.is_dense(t) else tuple(torch.empty(t.shape, device="meta").stride())
 
 
 def _sizes(tensors: list[Tensor], format: str, scale: str, block: int) -> list[tuple[int, int]]:

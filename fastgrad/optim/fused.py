@@ -66,6 +66,8 @@ class Plan:
     lists: dict[str, list[Tensor]] = field(default_factory=dict)  # states as the op takes them
     grads: list[Tensor] = field(default_factory=list)  # what this rank has of them
     sharded: Sharded | None = None  # where parameters are shards
+    present: list[dict] = field(default_factory=list)  # the dictionaries of the optimizer's state, when last looked at
+    entries: list[dict] = field(default_factory=list)  # ... those of these parameters
 
     def holds(self, params: list[Parameter], optimizer: FusedOptimizer) -> bool:
         return (
@@ -75,11 +77,20 @@ class Plan:
             and all(payload_of(params[i]).memory is self.payloads[i].memory for i in self.quantized)
             and self.options == optimizer._options()
             and all(
-                optimizer.state.get(p, {}).get(name) is buffer
-                for p, kept in zip(params, self.states, strict=True)
+                entry.get(name) is buffer
+                for entry, kept in zip(self._entries(optimizer), self.states, strict=True)
                 for name, buffer in kept.items()
             )
         )
+
+    def _entries(self, optimizer: FusedOptimizer) -> list[dict]:
+        """The optimizer's states of the parameters. Looking each up would hash a tensor, which is slow, so it is done
+        again only when the optimizer has other dictionaries than before."""
+        present = list(optimizer.state.values())
+        if len(present) != len(self.present) or not all(map(is_, present, self.present)):
+            self.present = present
+            self.entries = [optimizer.state.get(p, {}) for p in self.params]
+        return self.entries
 
 
 @dataclass(frozen=True)
