@@ -143,8 +143,8 @@ def test_other_host_names_are_refused(port, host):
 def test_requests_that_no_browser_sends(port, sent):
     """No host, two hosts, one in another place, paths that a client would have shortened: byte for byte."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.sendall(sent.format(port=port).encode())
-        connection.shutdown(socket.SHUT_WR)
+        head = sent.format(port=port).removesuffix("\r\n")
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
         answer = b""
         while got := connection.recv(65536):
             answer += got
