@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,19 @@ from torch.nn import Parameter
 
 from fastgrad import library
 from fastgrad.ops import checks
+
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
+    from typing_extensions import Unpack
+
+    class _Context(FunctionCtx):
+        saved_tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]
+        needs_input_grad: tuple[bool, ...]
+        in_python: bool
+        options: _Values
+
+        def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
 
 CHUNK_BYTES = 64 << 20
 BACKENDS = ("auto", "chunked", "liger")
@@ -81,7 +95,7 @@ def linear_cross_entropy(
     if not why_not and (hidden.is_cuda or backend == "liger"):
         loss = _liger(flat, weight, labels, bias, ignore_index, label_smoothing, softcap, reduction)
         return loss.view(targets.shape) if reduction == "none" else loss
-    options = astuple(_Options(ignore_index, label_smoothing, logit_scale, softcap, compute, chunk_bytes))
+    options: _Values = astuple(_Options(ignore_index, label_smoothing, logit_scale, softcap, compute, chunk_bytes))
     if _specialised(weight):
         losses = _in_python(flat, weight, bias, labels, options)
     else:
@@ -145,6 +159,9 @@ class _Options:
     softcap: float | None
     compute: torch.dtype
     chunk_bytes: int
+
+
+_Values = tuple[int, float, float, float | None, torch.dtype, int]  # of _Options, as an op takes them
 
 
 def piece_sizes(tokens: int, words: int, features: int, itemsize: int, chunk_bytes: int) -> tuple[int, int]:
@@ -234,7 +251,9 @@ def _counted(targets: Tensor, ignore_index: int, words: int) -> Tensor | None:
     return None if bool(kept.all()) else kept.nonzero().flatten()
 
 
-def _forward(hidden, weight, bias, targets, options: _Options) -> tuple[Tensor, Tensor]:
+def _forward(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
+) -> tuple[Tensor, Tensor]:
     """Losses and log-sum-exps (float64) of all tokens, [N] each; 0 where ignored."""
     kept = _counted(targets, options.ignore_index, weight.shape[0])
     head = _Head(hidden if kept is None else hidden[kept], weight, bias, options)
@@ -261,7 +280,14 @@ def _forward(hidden, weight, bias, targets, options: _Options) -> tuple[Tensor, 
 
 
 def _backward(
-    gradient, hidden, weight, bias, targets, log_sums, options: _Options, needed: tuple[bool, bool, bool]
+    gradient: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    log_sums: Tensor,
+    options: _Options,
+    needed: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of hidden, weight and bias where needed, from that of every token's loss [N]."""
     kept = _counted(targets, options.ignore_index, weight.shape[0])
@@ -274,7 +300,9 @@ def _backward(
     of_softmax = gradient * (shift - log_sums.unsqueeze(1)).exp_().to(head.sums)
     of_hidden = torch.zeros(head.hidden.shape, dtype=head.sums, device=hidden.device) if needed[0] else None
     of_weight = torch.empty(weight.shape, dtype=weight.dtype, device=hidden.device) if needed[1] else None
-    of_bias = torch.empty(bias.shape, dtype=bias.dtype, device=hidden.device) if needed[2] else None
+    of_bias = None
+    if bias is not None and needed[2]:
+        of_bias = torch.empty(bias.shape, dtype=bias.dtype, device=hidden.device)
     eps, cap = options.label_smoothing, options.softcap
     for begin, end, part, some in head.word_pieces():
         of_rows, of_some = head.room_for(of_weight, begin, end), head.room_for(of_bias, begin, end)
@@ -296,7 +324,7 @@ def _backward(
                 head.add_product(of_rows, z.t(), head.hidden[tokens])
             del z, slope
         for gradient_of, some_of in ((of_weight, of_rows), (of_bias, of_some)):
-            if gradient_of is not None and gradient_of.dtype != head.sums:
+            if gradient_of is not None and some_of is not None and gradient_of.dtype != head.sums:
                 gradient_of[begin:end] = some_of
     if of_hidden is not None:
         of_hidden = of_hidden.to(hidden.dtype)
@@ -309,25 +337,47 @@ def _backward(
 # Ops and their derivative -------------------------------------------------------------------------------------------
 
 
-def _op_forward(hidden, weight, bias, targets, *options):
+def _op_forward(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *options: Unpack[_Values]
+) -> tuple[Tensor, Tensor]:
     with torch.autocast(hidden.device.type, enabled=False):
         return _forward(hidden, weight, bias, targets, _Options(*options))
 
 
-def _op_backward(gradient, hidden, weight, bias, targets, log_sums, needed, *options):
+def _op_backward(
+    gradient: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    log_sums: Tensor,
+    needed: Sequence[bool],
+    *options: Unpack[_Values],
+) -> tuple[Tensor, ...]:
     with torch.autocast(hidden.device.type, enabled=False):
-        made = _backward(gradient, hidden, weight, bias, targets, log_sums, _Options(*options), tuple(needed))
+        made = _backward(gradient, hidden, weight, bias, targets, log_sums, _Options(*options), needed)
     return tuple(hidden.new_zeros(0) if t is None else t for t in made)
 
 
-def _fake_forward(hidden, weight, bias, targets, *options):
+def _fake_forward(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *options: Unpack[_Values]
+) -> tuple[Tensor, ...]:
     sums = torch.float64 if options[4] == torch.float64 else torch.float32
     return tuple(torch.empty(targets.shape, dtype=dtype, device=hidden.device) for dtype in (sums, torch.float64))
 
 
-def _fake_backward(gradient, hidden, weight, bias, targets, log_sums, needed, *options):
+def _fake_backward(
+    gradient: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    log_sums: Tensor,
+    needed: Sequence[bool],
+    *options: Unpack[_Values],
+) -> tuple[Tensor, ...]:
     return tuple(
-        torch.empty(t.shape, dtype=t.dtype, device=t.device) if need else hidden.new_empty(0)
+        torch.empty(t.shape, dtype=t.dtype, device=t.device) if need and t is not None else hidden.new_empty(0)
         for t, need in zip((hidden, weight, bias), needed, strict=True)
     )
 
@@ -353,7 +403,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """One loss per token."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, in_python, options):
+    def forward(
+        ctx: _Context,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        in_python: bool,
+        options: _Values,
+    ) -> Tensor:
         op = _op_forward if in_python else torch.ops.fastgrad.linear_cross_entropy
         losses, log_sums = op(hidden, weight, bias, targets, *options)
         ctx.save_for_backward(hidden, weight, bias, targets, log_sums)
@@ -361,7 +419,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return losses
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("linear_cross_entropy can be differentiated once; create_graph=True needs it twice")
         hidden, weight, bias, targets, log_sums = ctx.saved_tensors
@@ -372,7 +430,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 @torch.compiler.disable
-def _in_python(hidden, weight, bias, targets, options):
+def _in_python(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Values) -> Tensor:
     """For weights that only :func:`rows` understands: an op of the dispatcher would hand all of them to their class."""
     return _LinearCrossEntropy.apply(hidden, weight, bias, targets, True, options)
 
@@ -397,7 +455,16 @@ def _liger_unusable(hidden: Tensor, weight: Tensor, bias: Tensor | None, logit_s
     return ""
 
 
-def _liger(hidden, weight, targets, bias, ignore_index, label_smoothing, softcap, reduction) -> Tensor:
+def _liger(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    softcap: float | None,
+    reduction: str,
+) -> Tensor:
     """[] or [N], float32."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 

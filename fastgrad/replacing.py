@@ -19,7 +19,8 @@ def replacing(path: Path, mode: str) -> Iterator[IO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written, nothing can be deleted
+            temporary.unlink()
     if hasattr(os, "O_DIRECTORY"):  # the rename itself survives a power cut only once its folder is written
         folder = os.open(path.parent, os.O_DIRECTORY)
         try:

@@ -28,7 +28,7 @@ from medclm.problems import DataError, Problems
 from medclm.schema import SCHEMA_VERSION
 from medclm.settings import Settings
 from medclm.shards import Done, Task, read_done
-from medclm.whole_files import write_whole
+from medclm.whole_files import make_folder, write_whole, writing
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ class Building:
             and (self.out.is_file() or any(self.out.iterdir()))
         ):
             raise DataError(f"out: expected a new name or a converted set, got {self.out}, which is something else")
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(mode=0o700, exist_ok=True)  # names of patients
-        with open(self.folder / "lock", "w") as lock:
+        make_folder(self.folder, mode=0o700)  # names of patients
+        with writing(self.folder / "lock"):
+            lock = open(self.folder / "lock", "w")
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -123,7 +124,7 @@ class Building:
         shards = planning.write_items(self.manifest, self.items, settings, problems)
         plan = Plan(hash, says, tuple(shards), problems.to_dict())
         for folder in (self.done, self.data):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         write_whole(self.folder / "plan.json", lambda path: path.write_text(json.dumps(asdict(plan))))
         return plan
 

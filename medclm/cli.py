@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from medclm.evaluation import command as evaluation
 from medclm.problems import DataError, Problems
 from medclm.settings import Settings
 from medclm.training import command
+from medclm.whole_files import FULL, NOT_ALLOWED
 
 if TYPE_CHECKING:
     from medclm.cases import Case
@@ -31,6 +33,8 @@ app = typer.Typer(
 GENERATED = {"sample": "auto", "phantom": "phantom"}  # sources that this package makes itself -> their organs
 PHANTOMS = 200  # of a `convert phantom` that is given none
 DEFAULT = Settings()
+# File not there, not allowed; disk full, over quota, read-only.
+_MENDED_BY_THE_USER = (errno.ENOENT, *NOT_ALLOWED, *FULL)
 ALL_STAGES = ",".join(DEFAULT.stages)
 
 
@@ -357,7 +361,9 @@ def main() -> None:
     """Errors of the data or of an argument are one line and exit code 2."""
     try:
         app()
-    except (DataError, FileNotFoundError, PermissionError) as error:
+    except (DataError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _MENDED_BY_THE_USER:
+            raise
         print(f"medclm: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pyarrow.parquet as pq
+
+from medclm.whole_files import writing
 
 VERDICTS = ("accept", "reject")
 FILE = "review.jsonl"
@@ -16,7 +19,7 @@ FILE = "review.jsonl"
 def append(folder: Path, id: str, verdict: str, provenance_hash: str) -> None:
     """On the disk when this returns. One write of a whole line, so that two reviewers do not mix theirs.
 
-    Raises ValueError for another verdict than accept and reject.
+    Raises ValueError for another verdict than accept and reject, DataError where it cannot be written.
     """
     if verdict not in VERDICTS:
         raise ValueError(f"verdict: expected one of {', '.join(VERDICTS)}, got {verdict!r}")
@@ -27,15 +30,18 @@ def append(folder: Path, id: str, verdict: str, provenance_hash: str) -> None:
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     path = folder / FILE
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(handle).st_size
-        # What a kill cut off must not swallow this line.
-        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-        os.write(handle, (b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with writing(path):
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(handle).st_size
+            # What a kill cut off must not swallow this line.
+            torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+            line = (b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n"
+            if os.write(handle, line) != len(line):  # the disk filled up within it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def carry_over(old: Path, new: Path) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import torch
-from small_cases import small_cases, small_settings
+from small_cases import files_of, small_cases, small_settings
 
 from fastgrad.cifar.config import Config
 from fastgrad.cifar.train import train as train_cifar
@@ -72,8 +72,8 @@ def _convert(work: Path, out: Path) -> None:
 
 def _digest_convert(out: Path) -> str:
     state = hashlib.sha256()
-    for file in sorted(path for path in out.rglob("*") if path.is_file()):
-        state.update(str(file.relative_to(out)).encode() + file.read_bytes())
+    for name, content in files_of(out).items():
+        state.update(name.encode() + content)
     return state.hexdigest()
 
 

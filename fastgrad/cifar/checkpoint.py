@@ -6,6 +6,7 @@ complete file.
 
 import contextlib
 import csv
+import errno
 import fcntl
 import json
 import os
@@ -21,6 +22,7 @@ from fastgrad.cifar.errors import UsageError
 from fastgrad.replacing import replacing
 
 FORMAT = 1
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 METRICS = (
     "epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
     "seconds", "images_per_second", "global_std", "q_mean", "alpha",
@@ -84,9 +86,22 @@ class RunFolder:
                 for path in made:
                     path.rmdir()
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """A disk that takes no more (full, quota, read-only, not allowed) is for the user to mend."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in REFUSED:
+                raise
+            path = error.filename or self.path
+            raise UsageError(
+                f"{path}: cannot be written ({os.strerror(error.errno).lower()}); the last checkpoint stays"
+            ) from error
+
     def begin(self, config: Config, facts: dict[str, Any]) -> None:
         """Claim the folder for a new run."""
-        with replacing(self.config, "w") as file:
+        with self.writing(), replacing(self.config, "w") as file:
             json.dump({"config": asdict(config), "facts": facts}, file, indent=2)
             file.write("\n")
 
@@ -121,7 +136,7 @@ class RunFolder:
         ]
 
     def write_metrics(self, rows: list[dict[str, float]]) -> None:
-        with replacing(self.metrics, "w") as file:
+        with self.writing(), replacing(self.metrics, "w") as file:
             writer = csv.DictWriter(file, METRICS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -140,7 +155,7 @@ class RunFolder:
                 raise UsageError(f"{self.metrics}: damaged ({error})") from error
 
     def save(self, state: dict[str, Any]) -> None:
-        with replacing(self.checkpoint, "wb") as file:
+        with self.writing(), replacing(self.checkpoint, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
 
     def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:

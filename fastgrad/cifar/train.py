@@ -230,7 +230,8 @@ def _save(
         "cuda_rng": torch.cuda.get_rng_state() if at.totals.is_cuda else None,
     })  # fmt: skip
     run.write_metrics(at.rows)
-    monitor.write(run.monitor)
+    with run.writing():
+        monitor.write(run.monitor)
 
 
 def _restore(run: RunFolder, at: Position, model: nn.Module, treated: treatment.Treated, monitor: Monitor,
@@ -250,5 +251,6 @@ def _restore(run: RunFolder, at: Position, model: nn.Module, treated: treatment.
 
 
 def _draw(run: RunFolder, monitor: Monitor) -> None:
-    report.page(find([run.path])).write(run.plots)
-    monitor.plot(run.plots)
+    with run.writing():
+        report.page(find([run.path])).write(run.plots)
+        monitor.plot(run.plots)

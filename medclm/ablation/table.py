@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medclm.evaluation.bootstrap import Interval, interval, paired_difference
+from medclm.evaluation.bootstrap import interval, paired_difference
 from medclm.schema import STAGES
 
 if TYPE_CHECKING:
@@ -68,14 +68,15 @@ def _scores(arms: dict[str, list[Run]], seeds: int) -> list[str]:
     ]
     for arm, runs in arms.items():
         cells = []
-        for _, *key in COLUMNS:
-            means = [statistics.mean(found.values()) for run in runs if (found := _values(run, *key))]
+        for _, profile, metric, stages in COLUMNS:
+            each = [_values(run, profile, metric, stages) for run in runs]
+            means = [statistics.mean(found.values()) for found in each if found]
             if not means:
                 cells.append("")
                 continue
-            values, clusters = _of_all_seeds(runs, *key)
-            found = interval(list(values.values()), [clusters[id] for id in values])
-            cells.append(f"{_spread([100 * mean for mean in means], '{:.1f}')}<br>{_ends(found)}")
+            values, clusters = _of_all_seeds(runs, profile, metric, stages)
+            of_mean = interval(list(values.values()), [clusters[id] for id in values])
+            cells.append(f"{_spread([100 * mean for mean in means], '{:.1f}')}<br>{of_mean.ends()}")
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines
 
@@ -91,9 +92,9 @@ def _differences(arms: dict[str, list[Run]]) -> list[str]:
     ]
     for arm, runs in others:
         cells = []
-        for _, *key in COLUMNS:
-            before, clusters = _of_all_seeds(base, *key)
-            after, _ = _of_all_seeds(runs, *key)
+        for _, profile, metric, stages in COLUMNS:
+            before, clusters = _of_all_seeds(base, profile, metric, stages)
+            after, _ = _of_all_seeds(runs, profile, metric, stages)
             ids = [id for id in before if id in after]
             if not ids:
                 cells.append("")
@@ -101,7 +102,7 @@ def _differences(arms: dict[str, list[Run]]) -> list[str]:
             found = paired_difference(
                 [before[id] for id in ids], [after[id] for id in ids], [clusters[id] for id in ids]
             )
-            cells.append(f"{100 * found.mean:+.1f}<br>{_ends(found, '+.1f')}")
+            cells.append(f"{100 * found.mean:+.1f}<br>{found.ends('+.1f')}")
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines
 
@@ -126,7 +127,3 @@ def _spread(values: Sequence[float], form: str) -> str:
         return ""
     spread = f" ({form.format(statistics.stdev(values))})" if len(values) > 1 else ""
     return form.format(statistics.mean(values)) + spread
-
-
-def _ends(found: Interval, form: str = ".1f") -> str:
-    return "" if found.low is None else f"{100 * found.low:{form}} to {100 * found.high:{form}}"

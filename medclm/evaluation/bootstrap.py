@@ -30,6 +30,12 @@ class Interval:
     def to_dict(self) -> dict:
         return asdict(self)
 
+    def ends(self, form: str = ".1f") -> str:
+        """In percent, each in the form; nothing where there are none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{100 * self.low:{form}} to {100 * self.high:{form}}"
+
 
 def interval(values: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0) -> Interval:
     """Of one column of :func:`intervals`."""
@@ -55,12 +61,10 @@ def intervals(
     places = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], int)
     table = np.array([[np.nan if value is None else value for value in values] for values in columns.values()], float)
     there = ~np.isnan(table) if len(columns) else np.zeros((0, 0), bool)
-    names = (
-        [name for name, any_there in zip(columns, there.any(axis=1), strict=True) if any_there] if len(there) else []
-    )
+    kept = np.any(there, axis=1).tolist()
+    names = [name for name, any_there in zip(columns, kept, strict=True) if any_there]
     if not names:
         return {}
-    kept = there.any(axis=1)
     table, there = np.nan_to_num(table[kept]), there[kept]
     sums = np.stack([np.bincount(places, values, len(numbers)) for values in table], axis=1)  # [clusters, columns]
     counts = np.stack([np.bincount(places, values, len(numbers)) for values in there.astype(float)], axis=1)

@@ -126,7 +126,8 @@ def check(benchmark: Benchmark, seen: Seen | None, *, salt: str | None = None) -
     patients = _patients(benchmark, salt) if seen is not None and seen.patients else None
     if seen is not None:
         checked += ["exact", "near"] + (["patient"] if patients is not None else [])
-    shown = {}  # image -> the number of a question that shows it, without a box drawn into it where there is one
+    # image -> the number of a question that shows it, without a box drawn into it where there is one
+    shown: dict[str, int] = {}
     for number, question in enumerate(benchmark.questions):
         if question.image not in shown or benchmark.questions[shown[question.image]].stage == "easy":
             shown[question.image] = number
@@ -134,7 +135,7 @@ def check(benchmark: Benchmark, seen: Seen | None, *, salt: str | None = None) -
     questions: dict[int, tuple[str, ...]] = {}
     for number, question in enumerate(benchmark.questions):
         reasons = set(of_image[question.image])
-        if patients is not None and patients[number] in seen.patients:
+        if seen is not None and patients is not None and patients[number] in seen.patients:
             reasons.add("patient")
         if reasons:
             questions[number] = tuple(reason for reason in REASONS if reason in reasons)

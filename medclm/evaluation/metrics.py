@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics import BLEU, CHRF
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def corpus_bleu(answers: list[str], truths: list[str], order: int = 4) -> float:
 
 
 @cache
-def _sentence_bleu(order: int):
+def _sentence_bleu(order: int) -> BLEU:
     from sacrebleu.metrics import BLEU
 
     return BLEU(lowercase=True, max_ngram_order=order, effective_order=True)
@@ -100,7 +105,7 @@ def chrf(answer: str, truth: str) -> float:
 
 
 @cache
-def _chrf():
+def _chrf() -> CHRF:
     from sacrebleu.metrics import CHRF
 
     return CHRF(lowercase=True)
@@ -117,7 +122,7 @@ def rouge(answer: str, truth: str) -> dict[str, float]:
 
 
 @cache
-def _rouge():
+def _rouge() -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(ROUGES), use_stemmer=True)

@@ -12,17 +12,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from medclm.boxes import Box
 from medclm.codecs import Codec
 from medclm.evaluation.answering import Answers, Reply
 from medclm.evaluation.prompts import asked
 from medclm.evaluation.questions import Benchmark
 from medclm.problems import DataError
-from medclm.whole_files import room_on_disk
+from medclm.whole_files import make_folder, writing
 
 VERSION = 1
 MARK = "medclm_predictions"
@@ -70,7 +71,7 @@ def predict(
     """
     if asking.batch_size < 1:
         raise DataError(f"batch size: expected at least 1, got {asking.batch_size}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / FILE
     questions = benchmark.questions
     header = {
@@ -155,8 +156,12 @@ def given(path: Path, benchmark: Benchmark, codec: Codec) -> list[Reply]:
 
 def _stored(reply: Reply) -> Reply:
     """As it is read back: what a resumed run scores is what a whole one does."""
-    boxes = tuple(tuple(round(float(edge), 2) for edge in box) for box in reply.boxes)
-    return Reply(reply.text, boxes, reply.tokens)
+    return Reply(reply.text, tuple(_box(round(float(edge), 2) for edge in box) for box in reply.boxes), reply.tokens)
+
+
+def _box(edges: Iterable[float]) -> Box:
+    x1, y1, x2, y2 = edges  # ValueError where there are not four
+    return x1, y1, x2, y2
 
 
 def _line(id: str, reply: Reply) -> dict:
@@ -165,7 +170,7 @@ def _line(id: str, reply: Reply) -> dict:
 
 def _append(file: int, entries: Sequence[dict], path: Path) -> None:
     raw = b"".join(json.dumps(entry, ensure_ascii=False).encode(errors="replace") + b"\n" for entry in entries)
-    with room_on_disk(str(path)):
+    with writing(path):
         os.lseek(file, 0, os.SEEK_END)
         while raw:
             raw = raw[os.write(file, raw) :]
@@ -174,7 +179,7 @@ def _append(file: int, entries: Sequence[dict], path: Path) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[int]:
-    with room_on_disk(str(path)):
+    with writing(path):
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -224,9 +229,7 @@ def _reply(path: Path, number: int, line: bytes) -> tuple[str, Reply]:
     if id is None or not isinstance(text, str):
         raise DataError(f"{path}, line {number}: expected id and reply, got {', '.join(entry)}")
     try:
-        boxes = tuple(tuple(float(edge) for edge in box) for box in entry.get("boxes") or ())
-        if any(len(box) != 4 for box in boxes):
-            raise ValueError
+        boxes = tuple(_box(float(edge) for edge in box) for box in entry.get("boxes") or ())
     except (TypeError, ValueError):
         raise DataError(f"{path}, line {number}: expected boxes of four numbers, got {entry['boxes']!r}") from None
     return str(id), Reply(text, boxes)

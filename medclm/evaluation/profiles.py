@@ -131,10 +131,10 @@ def _medevalkit(question: Question, answer: str, kind: str) -> Scores:
     truth, answer = truth.lower(), _after_marks(answer)
     exact = float(truth == answer)
     overlap = metrics.set_overlap(answer.split(), truth.split())
-    tokens = [text.lower().replace(".", " .").split(" ") for text in (answer, truth)]
+    said, wanted = (text.lower().replace(".", " .").split(" ") for text in (answer, truth))
     scores = {"accuracy": exact, "open_accuracy": exact, "open_em": exact}
     for order in (1, 2, 3, 4):
-        scores[f"open_bleu{order}"] = metrics.nltk_bleu(*tokens, weights=(1 / order,) * order) if answer else 0.0
+        scores[f"open_bleu{order}"] = metrics.nltk_bleu(said, wanted, (1 / order,) * order) if answer else 0.0
     scores |= {f"open_{name}": value for name, value in metrics.pltrdy_rouge(answer, truth).items()}
     # The three are returned as (f1, precision, recall) and taken as (precision, recall, f1): what it prints under a
     # name is another.

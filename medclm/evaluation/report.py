@@ -48,7 +48,7 @@ def read(folders: Sequence[Path]) -> list[Evaluation]:
     """Raises DataError where a folder holds no evaluation, or one of another format."""
     if not folders:
         raise DataError("folders: expected at least one of `medclm eval`")
-    found = []
+    found: list[Evaluation] = []
     for folder in folders:
         facts = read_json(folder / "eval.json")
         if facts.get("format") != FORMAT:
@@ -172,16 +172,14 @@ def _figure(page: Page, benchmark: str, having: Sequence[Evaluation], group: str
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    name, metric = next(
-        (
-            (name, metric)
-            for name, metric in COMPARED
-            if any(metric in cell for each in having for cell in _cells(each, benchmark, name, group).values())
-        ),
-        (None, None),
-    )
-    if name is None:
+    there = [
+        (name, metric)
+        for name, metric in COMPARED
+        if any(metric in cell for each in having for cell in _cells(each, benchmark, name, group).values())
+    ]
+    if not there:
         return
+    name, metric = there[0]
     height = 0.8 + 0.28 * len(values) * len(having)
     figure = Figure(figsize=(8, min(max(height, 1.8), 14)), layout="constrained")
     axes = figure.subplots()
@@ -240,7 +238,7 @@ def _differences(page: Page, benchmark: str, having: Sequence[Evaluation]) -> No
                     _percent(sum(before) / len(before)),
                     _percent(sum(after) / len(after)),
                     f"{100 * found.mean:+.1f}",
-                    "" if found.low is None else f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
+                    found.ends("+.1f"),
                     f"{found.n:,}",
                 )
             )
@@ -343,7 +341,7 @@ def _cost(page: Page, evaluations: Sequence[Evaluation]) -> None:
         page.table(header, rows, "Answering; sessions that were killed are not in it.")
     trained = [(each, each.facts["training"]) for each in evaluations if each.facts.get("training")]
     if trained:
-        rows = [
+        of_training = [
             (
                 plain(each.name),
                 f"{log['steps']:,}",
@@ -358,7 +356,7 @@ def _cost(page: Page, evaluations: Sequence[Evaluation]) -> None:
         ]
         page.table(
             ("training of", "steps", "seconds", "tokens/s", "peak MiB", "GPU MiB", "settings that differ"),
-            rows,
+            of_training,
             "Training",
         )
 

@@ -26,7 +26,7 @@ from medclm.evaluation.profiles import profile
 from medclm.evaluation.prompts import PROMPTS
 from medclm.evaluation.questions import Benchmark
 from medclm.problems import DataError, Problems
-from medclm.whole_files import write_whole
+from medclm.whole_files import make_folder, write_whole, writing
 
 FORMAT = 1
 EXAMPLE_SIDE = 512  # pixels
@@ -81,7 +81,7 @@ def evaluate(
     found = {}
     for benchmark, problems in read:
         folder = out / benchmark.name
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if answers is None:
             replies = predicting.given(Path(model), benchmark, CODECS[options.codec])
         else:
@@ -111,7 +111,7 @@ def is_replies(model: str) -> bool:
 
 
 def _read(on: Sequence[str], options: Options) -> list[tuple[Benchmark, Problems]]:
-    read = []
+    read: list[tuple[Benchmark, Problems]] = []
     for name in on:
         problems = Problems()
         benchmark = benchmarks.read(name, problems, missing=options.missing, split=options.split)
@@ -163,7 +163,7 @@ def _begin(out: Path, model: str, answers: Answers | None, options: Options) -> 
                 f"{out}: expected a new folder or one of the same model (fingerprint {fingerprint}), got that of "
                 f"another ({there}); take another folder, or --restart"
             )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     facts = {"format": FORMAT, "model": model, "fingerprint": fingerprint, "asking": asdict(options.asking)}
     config = run_config(model)
     if config is not None:
@@ -245,16 +245,19 @@ def example_numbers(rows: Sequence[dict], count: int) -> list[int]:
 
 
 def _keep_examples(benchmark: Benchmark, rows: Sequence[dict], folder: Path, count: int) -> None:
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
+    make_folder(folder)
+    with writing(folder):
+        for old in folder.glob("*.png"):
+            old.unlink()
     kept = []
     for place, number in enumerate(example_numbers(rows, count)):
         image = benchmark.load(number)
         scale = min(1.0, EXAMPLE_SIDE / max(image.size))
         size = tuple(max(1, round(side * scale)) for side in image.size)
-        image.resize(size).save(folder / f"{place:02d}.png")
-        kept.append({"id": rows[number]["id"], "file": f"{place:02d}.png", "size": list(image.size)})
+        file = folder / f"{place:02d}.png"
+        with writing(file):
+            image.resize(size).save(file)
+        kept.append({"id": rows[number]["id"], "file": file.name, "size": list(image.size)})
     _write_json(folder / "examples.json", kept)
 
 

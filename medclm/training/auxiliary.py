@@ -133,7 +133,10 @@ class Localizers:
             total = total + self.attention * attention_loss(maps, boxes)
         if self.grounding:
             ids = batch.inputs["input_ids"].to(self.loaded.model.device)
-            features = [self._embeddings[i][ids[i] == self._image_token] for i in range(len(boxes))]
+            given = self._embeddings
+            if given is None:
+                raise DataError("grounding_weight: the language model was not given embeddings")
+            features = [given[i][ids[i] == self._image_token] for i in range(len(boxes))]
             total = total + self.grounding * grounding_loss(features, self._texts(batch), boxes)
         self._attention = self._embeddings = None
         return total

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from fastgrad import quantize_grad
 from fastgrad.shrinkage import column, projection
 from medclm.problems import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class RoundedBackward:
@@ -21,7 +27,7 @@ class RoundedBackward:
         rounded.q_k()                  # mean of the blocks' measured projections since begin()
     """
 
-    def __init__(self, model: nn.Module, format: str, seed: int) -> None:
+    def __init__(self, model: PreTrainedModel, format: str, seed: int) -> None:
         self.format, self.seed = format, seed
         self._step = 0
         self._measured: list[float] = []
@@ -39,7 +45,7 @@ class RoundedBackward:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, number: int):
+    def _hook(self, number: int) -> Callable[[nn.Module, object, object], object]:
         def rounded(x: Tensor) -> Tensor:
             seed = (self.seed << 20) + number
             return quantize_grad(x, self.format, step=self._step, seed=seed, observe=self._observe)
@@ -60,7 +66,7 @@ class RoundedBackward:
         self._measured.append(float(projection(column(row, "sum_yy"), column(row, "sum_yq"))))
 
 
-def language_blocks(model: nn.Module) -> nn.ModuleList:
+def language_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers. Raises DataError where there is no such list."""
     inner = model.get_decoder()
     for name in ("layers", "blocks", "h"):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medclm.problems import DataError
+
+if TYPE_CHECKING:
+    from medclm.training.settings import Settings
 
 Option = typer.Option
 
@@ -61,7 +64,7 @@ def train(
     typer.echo(f"{out}: {_said(result)}; the model is in {out / 'checkpoint'}")
 
 
-def _settings(**options: object):
+def _settings(**options: Any) -> Settings:
     from medclm.training.settings import Settings
 
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from medclm.schema import STAGES
@@ -284,7 +284,9 @@ class NoCurriculum(Fixed):
         super().__init__(1, 1, 1)
 
 
-SCHEDULERS = {each.name: each for each in (Adaptive, Paper, Staged, Fixed, NoCurriculum)}
+SCHEDULERS: dict[str, Callable[..., Scheduler]] = {
+    each.name: each for each in (Adaptive, Paper, Staged, Fixed, NoCurriculum)
+}
 
 
 def scheduler(text: str) -> Scheduler:

@@ -17,7 +17,7 @@ from medclm.training import prompting
 from medclm.training.prompting import generation_inputs, rendered
 
 if TYPE_CHECKING:
-    from transformers import BatchFeature, ProcessorMixin
+    from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 IGNORED = -100
 NONE, REASONING, ANSWER = 0, 1, 2  # spans: prompt, image and padding; then what the losses are of
@@ -138,12 +138,13 @@ class ExampleMaker:
     def _texts(self, row: Mapping, field: str, span: int) -> list[_Piece]:
         """A text of the row; each box in it is a piece of its own."""
         rendered(self.processor, row, field)  # checks it
-        text, size, codec = row[field], (row.get("width"), row.get("height")), codec_of(self.processor)
+        text, codec = row[field], codec_of(self.processor)
         pieces, at = [], 0
         for match in PLACEHOLDER.finditer(text):
             index = int(match[1])
             pieces.append(_Piece(text[at : match.start()], span))
-            pieces.append(_Piece(codec.encode(row["boxes"][index], size, row["labels"][index]), span, box=True))
+            written = codec.encode(row["boxes"][index], (row["width"], row["height"]), row["labels"][index])
+            pieces.append(_Piece(written, span, box=True))
             at = match.end()
         pieces.append(_Piece(text[at:], span))
         return [piece for piece in pieces if piece.text]
@@ -171,7 +172,7 @@ class ExampleMaker:
         return between, end
 
 
-def _added(tokenizer) -> list[str]:
+def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 

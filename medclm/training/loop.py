@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from medclm.training.run_folder import RunFolder
 from medclm.training.settings import MOST_SKIPPED, Settings
 
 MEASURE_EVERY = 10  # steps between looks at what autograd saves
+Sample = tuple[str, str, float, float, float]  # (domain, stage, loss, answer, reasoning)
 
 
 def train(folder: Path, out: Path, settings: Settings, *, show: bool = True) -> dict:
@@ -84,7 +86,9 @@ class Training(Run):
             }  # fmt: skip
             self.at.update_config(result=result)
         self.ranks.barrier()
-        return self.at.stored()["result"]
+        stored = self.at.stored()
+        assert stored is not None  # the first rank has just written it
+        return stored["result"]
 
     def _last_validation(self) -> dict | None:
         found = [line["validation"] for line in self.at.lines() if "validation" in line]
@@ -180,7 +184,7 @@ class Training(Run):
     def _forward(self, batch: Batch) -> tuple[Tensor, SpanLoss]:
         s, model = self.settings, self.trained
         labels = batch.labels.to(self.loaded.model.device)
-        inputs = for_model(batch.inputs, self.loaded.model)
+        inputs: dict[str, Any] = for_model(batch.inputs, self.loaded.model)  # keywords of the model, whatever they are
         losses = causal_lm_loss(self.loaded.model if s.lora else model, labels=labels, reduction="none", **inputs)
         found = span_loss(
             losses, batch.spans.to(losses.device), batch.stages, Weights(s.answer_weight, s.reasoning_weight)
@@ -292,21 +296,20 @@ class Training(Run):
         return p.bad_evaluations >= s.patience
 
 
-def _samples(domain: str, batch: Batch, found: SpanLoss) -> list[tuple[str, str, float, float, float]]:
-    """(domain, stage, loss, answer, reasoning) of every sample."""
+def _samples(domain: str, batch: Batch, found: SpanLoss) -> list[Sample]:
     columns = (found.loss, found.answer, found.reasoning)
     values = zip(*(column.detach().float().tolist() for column in columns), strict=True)
     return [(domain, stage, *each) for stage, each in zip(batch.stages, values, strict=True)]
 
 
-def _by_stage(samples) -> dict[str, tuple[float, int]]:
+def _by_stage(samples: Iterable[Sample]) -> dict[str, tuple[float, int]]:
     found: dict[str, list[float]] = {}
     for _, stage, loss, *_ in samples:
         found.setdefault(stage, []).append(loss)
     return {stage: (sum(found[stage]) / len(found[stage]), len(found[stage])) for stage in STAGES if stage in found}
 
 
-def _mean(values) -> float | None:
+def _mean(values: Iterable[float]) -> float | None:
     """Without NaN, which stands for "none there"; None where nothing is left."""
     kept = [value for value in values if not math.isnan(value)]
     return sum(kept) / len(kept) if kept else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.nn import Parameter
 
 BUCKET_BYTES = 64 << 20
@@ -45,30 +46,32 @@ class Ranks:
         there = there.to(parameters[0].device)
         dist.all_reduce(there, dist.ReduceOp.MAX)
         used = [p for p, flag in zip(parameters, there.tolist(), strict=True) if flag]
+        gradients = []
         for p in used:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        for bucket in _buckets(used):
-            flat = torch.cat([p.grad.flatten().float() for p in bucket])
+            gradients.append(p.grad)
+        for bucket in _buckets(gradients):
+            flat = torch.cat([grad.flatten().float() for grad in bucket])
             dist.all_reduce(flat)
             flat /= self.count
-            for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
-                p.grad.copy_(part.view_as(p.grad))
+            for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
+                grad.copy_(part.view_as(grad))
 
     @torch.no_grad()
-    def share_weights(self, tensors: Iterable[torch.Tensor]) -> None:
+    def share_weights(self, tensors: Iterable[Tensor]) -> None:
         """Those of the first rank for all."""
         if self.count > 1:
             for t in tensors:
                 dist.broadcast(t.data, 0)
 
 
-def _buckets(parameters: list[Parameter]) -> Iterator[list[Parameter]]:
-    bucket: list[Parameter] = []
+def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
     size = 0
-    for p in parameters:
-        bucket.append(p)
-        size += 4 * p.numel()
+    for grad in gradients:
+        bucket.append(grad)
+        size += 4 * grad.numel()
         if size >= BUCKET_BYTES:
             yield bucket
             bucket, size = [], 0

@@ -124,13 +124,14 @@ class Run:
             if some
         ]
 
-    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def make_optimizer(self, model: nn.Module) -> fastgrad.optim.AdamW:
         s = self.settings
-        stats = "lagged" if s.release else "auto"  # this step's norm is known when all gradients are there
-        clipped = dict(normalize="clip", max_norm=s.clip, stats=stats) if s.clip else {}
+        # With release, this step's norm is known only when its gradients are gone.
+        stats = "lagged" if s.clip and s.release else "auto"
         return fastgrad.optim.AdamW(
             self.parameter_groups(model), lr=s.lr, betas=s.betas, state_format=s.state_format, factored=s.factored,
-            nonfinite="skip", grad_format=None if s.grad_format == "none" else s.grad_format, seed=s.seed, **clipped,
+            nonfinite="skip", grad_format=None if s.grad_format == "none" else s.grad_format, seed=s.seed,
+            normalize="clip" if s.clip else None, max_norm=s.clip or 1.0, stats=stats,
         )  # fmt: skip
 
     def prepare(self) -> None:

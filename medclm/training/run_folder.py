@@ -24,7 +24,7 @@ import torch
 
 from medclm import swapping
 from medclm.problems import DataError
-from medclm.whole_files import room_on_disk, write_whole
+from medclm.whole_files import make_folder, write_whole, writing
 
 FORMAT = 1
 STATE = "training.pt"
@@ -56,7 +56,7 @@ class RunFolder:
         """Claims the folder. Raises DataError where something else is in it."""
         if self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
             raise DataError(f"out: expected a new folder or that of a run, got {self.path}, which is something else")
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self._write_config(config)
 
     def stored(self) -> dict | None:
@@ -91,7 +91,7 @@ class RunFolder:
         write_whole(self.log, lambda path: path.write_text(kept))
 
     def add_line(self, line: dict) -> None:
-        with room_on_disk(str(self.log)), self.log.open("a") as file:
+        with writing(self.log), self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def save(self, target: Path, write: Callable[[Path], object], state: dict | None) -> None:
@@ -99,7 +99,7 @@ class RunFolder:
         made = self.path / f".{target.name}.making"
         shutil.rmtree(made, ignore_errors=True)
         try:
-            with disk_errors(str(target)):
+            with disk_errors(target):
                 made.mkdir()
                 write(made)
                 if state is not None:
@@ -134,9 +134,10 @@ class RunFolder:
         """best/ becomes checkpoint/, with the training state of the latter; nothing where there is none."""
         if not self.best.exists():
             return
-        if (self.checkpoint / STATE).exists():
-            shutil.copyfile(self.checkpoint / STATE, self.best / STATE)
-        swapping.take_place(self.best, self.checkpoint, self._aside(self.checkpoint))
+        with disk_errors(self.checkpoint):
+            if (self.checkpoint / STATE).exists():
+                shutil.copyfile(self.checkpoint / STATE, self.best / STATE)
+            swapping.take_place(self.best, self.checkpoint, self._aside(self.checkpoint))
         shutil.rmtree(self.best, ignore_errors=True)
         shutil.rmtree(self._aside(self.checkpoint), ignore_errors=True)
 
@@ -145,10 +146,10 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def disk_errors(what: str) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """A full disk is a DataError, by whichever library it is met."""
     try:
-        with room_on_disk(what):
+        with writing(path):
             yield
     except DataError:
         raise
@@ -156,5 +157,5 @@ def disk_errors(what: str) -> Iterator[None]:
         if _FULL.search(str(error)) is None:
             raise
         raise DataError(
-            f"cannot write {what}: no space left on the disk, or not allowed; the last checkpoint stays"
+            f"cannot write {path}: no space left on the disk, or not allowed; the last checkpoint stays"
         ) from error

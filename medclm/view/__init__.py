@@ -20,6 +20,7 @@ def serve(folder: Path, port: int) -> None:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # before the address is printed: who follows it at once waits, and is not refused
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise DataError(f"port: cannot listen on {HOST}:{port} ({why}); try --port 0") from None

@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel
 
 from medclm import reviews
+from medclm.problems import DataError
 from medclm.view.rows import FILTERS, Rows
 
 PAGE = Path(__file__).parent / "page"
@@ -107,7 +108,10 @@ def make_app(folder: Path, port: int) -> FastAPI:
         if not 0 <= number < len(rows):
             raise HTTPException(404, f"row: expected 0 to {len(rows) - 1}, got {number}")
         id = rows.ids[number].as_py()
-        reviews.append(folder, id, verdict.verdict, rows.hashes[number].as_py())
+        try:
+            reviews.append(folder, id, verdict.verdict, rows.hashes[number].as_py())
+        except DataError as error:  # a full disk, another user's set
+            raise HTTPException(507, str(error)) from None
         rows.verdicts[id] = verdict.verdict
         return rows.verdict_counts()
 

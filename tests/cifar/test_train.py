@@ -214,7 +214,7 @@ def _command(out, *options):
 
 def _start_and_wait_for_an_epoch(out):
     process = subprocess.Popen(_command(out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300  # a busy machine is slow
     while not (out / "checkpoint.pt").exists():
         assert process.poll() is None and time.monotonic() < until, process.stdout.read()
         time.sleep(0.01)
@@ -234,7 +234,7 @@ def test_ctrl_c_in_a_real_process_leaves_a_run_that_goes_on(straight_command, tm
         process = _start_and_wait_for_an_epoch(out)
         time.sleep(0.01 * attempt)
         process.send_signal(signal.SIGINT)
-        text, _ = process.communicate(timeout=60)
+        text, _ = process.communicate(timeout=300)
         assert process.returncode == 130 and "stopped in epoch" in text, text
         position = RunFolder(out).load()["position"]
         assert position["epoch"] >= 1
@@ -250,7 +250,7 @@ def test_killed_process_leaves_its_last_checkpoint(straight_command, tmp_path):
     out = tmp_path / "run"
     process = _start_and_wait_for_an_epoch(out)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert RunFolder(out).load()["position"]["epoch"] >= 1
     subprocess.run(_command(out, "--resume"), check=True, capture_output=True)
     same_end(straight_command, out)

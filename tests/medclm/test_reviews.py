@@ -6,8 +6,10 @@ import json
 import multiprocessing
 
 import pytest
+from small_files import files_of_at_most
 
 from medclm import reviews, sets
+from medclm.problems import DataError
 
 
 def append_many(folder, name: str) -> None:
@@ -36,6 +38,15 @@ def test_a_torn_line_does_not_swallow_the_next(tmp_path):
         file.write('{"id": "b", "verd')
     reviews.append(tmp_path, "c", "reject", "hash")
     assert sets.verdicts(tmp_path) == {"a": "accept", "c": "reject"}
+
+
+@pytest.mark.parametrize("size", [40, 110])  # within the first line, within the second
+def test_full_disk_is_said_and_costs_one_verdict(tmp_path, size):
+    with files_of_at_most(size), pytest.raises(DataError, match=r"cannot write .*review.jsonl: "):
+        reviews.append(tmp_path, "a", "accept", "hash")
+        reviews.append(tmp_path, "b", "accept", "hash")
+    reviews.append(tmp_path, "c", "reject", "hash")
+    assert sets.verdicts(tmp_path) == ({"a": "accept"} if size == 110 else {}) | {"c": "reject"}
 
 
 def test_two_reviewers_do_not_mix_their_lines(tmp_path):

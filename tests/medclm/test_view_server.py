@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import uvicorn
 from small_cases import small_cases, small_settings
 
+import medclm
 from medclm import png, sets
 from medclm.pipeline import convert_cases
 from medclm.problems import DataError, Problems
@@ -118,6 +124,74 @@ def test_other_host_names_are_refused(port, host):
         status, _, body = ask(port, path, Host=host)
         assert status in (400, 421)
         assert b"question" not in body and b"PNG" not in body
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "GET /api/rows/0 HTTP/1.0\r\n\r\n",
+        "GET /api/rows/0 HTTP/1.1\r\n\r\n",
+        "GET /api/rows/0 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nHost: evil.example\r\n\r\n",
+        "GET /api/rows/0 HTTP/1.1\r\nHost: evil.example\r\nX-Forwarded-Host: 127.0.0.1:{port}\r\n\r\n",
+        "GET /api/rows/0 HTTP/1.1\r\nHost: evil.example\r\nForwarded: host=127.0.0.1:{port}\r\n\r\n",
+        "GET http://127.0.0.1:{port}/api/rows/0 HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        "GET /api/rows/0 HTTP/1.1\r\nHost: user@127.0.0.1:{port}\r\n\r\n",
+        "GET /../../../../../../etc/passwd HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n",
+        "GET /page/..\\..\\server.py HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n",
+    ],
+)
+def test_requests_that_no_browser_sends(port, sent):
+    """No host, two hosts, one in another place, paths that a client would have shortened: byte for byte."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        head = sent.format(port=port).removesuffix("\r\n")
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        answer = b""
+        while got := connection.recv(65536):
+            answer += got
+    status = int(answer.split(b" ", 2)[1])
+    assert 400 <= status < 500, answer
+    assert b"question" not in answer and b"root:" not in answer and b"FastAPI(" not in answer
+
+
+def test_pages_elsewhere_are_not_allowed_to_read(port):
+    """No header that lets another origin in, neither on a plain request nor on a browser's question before one."""
+    for method, headers in (
+        ("GET", {}),
+        ("OPTIONS", {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}),
+        ("OPTIONS", {"Origin": f"http://127.0.0.1:{port}", "Access-Control-Request-Method": "POST"}),
+    ):
+        _, found, _ = ask(port, "/api/rows/0/verdict" if method == "OPTIONS" else "/api/set", method=method, **headers)
+        assert not [name for name in found if name.lower().startswith("access-control-")]
+        assert found["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_the_command_listens_on_this_machine_alone(folder):
+    command = [sys.executable, "-m", "medclm.cli", "view", str(folder), "--port", "0"]
+    root = str(Path(medclm.__file__).parents[1])
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}
+    )
+    try:
+        said = process.stdout.readline()
+        port = int(re.match(r"http://127\.0\.0\.1:(\d+) ", said)[1])
+        assert ask(port, "/api/set")[0] == 200
+        assert ask(port, "/api/set", Host="evil.example")[0] == 421
+        assert listening(port) == {"0100007F"}  # 127.0.0.1, in the kernel's words
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def listening(port: int) -> set[str]:
+    """Addresses on which some process waits for connections to the port."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:] if Path(table).exists() else ():
+            _, local, _, state, *_ = line.split()
+            address, number = local.split(":")
+            if int(number, 16) == port and state == "0A":
+                found.add(address)
+    return found
 
 
 def test_own_names_are_served(port):

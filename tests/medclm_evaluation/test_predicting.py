@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import benchmark_files as made
 import pytest
+from small_files import files_of_at_most
 
 from medclm.codecs import CODECS
 from medclm.evaluation import benchmarks, predicting
@@ -158,14 +158,6 @@ def test_predictions_of_another_benchmark_are_refused_as_replies(slake, tmp_path
 
 
 def test_full_disk_is_said_in_words(slake, tmp_path):
-    # The operating system's own limit: a file of more than 100 bytes is refused.
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        with pytest.raises(DataError, match=r"cannot write .*predictions.jsonl: file too large"):
-            predict(slake, Echo(), tmp_path / "out", Asking())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with files_of_at_most(100), pytest.raises(DataError, match=r"cannot write .*predictions.jsonl: file too large"):
+        predict(slake, Echo(), tmp_path / "out", Asking())
     assert len(predict(slake, Echo(), tmp_path / "out", Asking())) == 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PIL import Image
+
 from medclm import sets
 from medclm.evaluation.boxes import expected
 from medclm.evaluation.questions import Benchmark, Question, decoded
@@ -21,18 +23,18 @@ def read(path: Path, *, split: str = "test") -> Benchmark:
     """Raises DataError where ``path`` is no set, one of another schema version, or its split is empty."""
     rows = Rows(path)  # random access: images are read when they are shown
     questions, numbers = [], []
-    for row in sets.rows(path, split=split, columns=_COLUMNS):
-        questions.append(_question(row))
-        numbers.append(rows.numbers[row["id"]])
+    for found in sets.rows(path, split=split, columns=_COLUMNS):
+        questions.append(_question(found))
+        numbers.append(rows.numbers[found["id"]])
     if not questions:
         there = sets.facts(path)["counts"]["split"]
-        found = ", ".join(f"{name} {count:,}" for name, count in sorted(there.items()) if count) or "no rows"
-        raise DataError(f"{path}: expected rows in the {split} split, got none ({found})")
+        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(there.items()) if count) or "no rows"
+        raise DataError(f"{path}: expected rows in the {split} split, got none ({counts})")
     train = frozenset(row["case"] for row in sets.rows(path, split="train", columns=["case"]))
 
-    def load(number: int):
-        row = rows.read(numbers[number])
-        return decoded(row["image"]["bytes"], f"{path}: row {row['id']}")
+    def load(number: int) -> Image.Image:
+        found = rows.read(numbers[number])
+        return decoded(found["image"]["bytes"], f"{path}: row {found['id']}")
 
     def row(number: int) -> dict:
         found = rows.read(numbers[number])

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from medclm.evaluation.benchmarks import files
 from medclm.evaluation.questions import Benchmark, Question, decoded
@@ -44,14 +46,14 @@ def read(kind: str, path: Path, problems: Problems) -> Benchmark:
             places.append((str(shard), number))
     others = {name for shard in _shards(path, "train") for name, _ in _entries(kind, shard)} if path.is_dir() else ()
 
-    def load(number: int):
+    def load(number: int) -> Image.Image:
         shard, row = places[number]
         return decoded(_images(shard)[row].as_py()["bytes"], f"{shard}, row {row}")
 
     return files.finish(kind, path, f"{kind}, {path.name}", questions, load, trained_on=others)
 
 
-def _entries(kind: str, shard: Path):
+def _entries(kind: str, shard: Path) -> Iterator[tuple[str, dict]]:
     """(name of the image: a hash of its bytes, the other columns) of every row."""
     try:
         with pq.ParquetFile(shard) as file:

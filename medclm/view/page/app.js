@@ -19,7 +19,10 @@ function element(name, text, className) {
 
 async function get(path, options) {
   const response = await fetch(path, options);
-  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  if (!response.ok) {
+    const said = await response.json().catch(() => ({}));
+    throw new Error(typeof said.detail === "string" ? said.detail : `${path}: ${response.status}`);
+  }
   return response.json();
 }
 
