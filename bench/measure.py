@@ -12,7 +12,7 @@ from bench.machine import Others
 
 DISTURBED = 0.10  # share of all CPUs used by others, above which a sample is dropped
 FEWEST = 2  # samples even of a contestant that is over its budget
-SLOW = 1.0  # seconds of a call that is not taken again, whatever others did
+SLOW = 0.3  # seconds of a call that is a sample from the first, and is not taken again whatever others did
 
 
 @dataclass
@@ -62,7 +62,7 @@ def measure(
     repeats: int,
     *,
     seconds: float = 0.05,  # per sample
-    budget: float = 2.0,  # per contestant; once spent, FEWEST samples are enough
+    budget: float = 0.6,  # per contestant; once spent, FEWEST samples are enough
     others: Others | None = None,
     tries: int = 3,  # per sample
 ) -> dict[str, Timing]:

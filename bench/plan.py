@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.rows import ROWS
+from bench.rows import KINDS, PROBE, ROWS, Contestant
 from fastgrad import library
 
 BEST = library.instruction_set()  # of this process
@@ -23,13 +23,14 @@ class Part:
     dtypes: tuple[str, ...]
     threads: tuple[int, ...]
     isa: str
+    kinds: tuple[str, ...] = KINDS  # of contestants
 
     def options(self) -> list[str]:
         """The arguments of ``bench.run`` for this part."""
         return [
             *("--lists", ",".join(self.lists)), *("--rows", ",".join(self.rows)),
             *("--dtype", ",".join(self.dtypes)), *("--threads", ",".join(map(str, self.threads))),
-            *("--isa", self.isa),
+            *("--isa", self.isa), *("--kinds", ",".join(self.kinds)),
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:
@@ -48,6 +49,10 @@ class Part:
                         if dtype in ROWS[row].dtypes:
                             yield name, dtype, threads, row
 
+    def contestants(self, row: str) -> list[Contestant]:
+        """The probe and those of a row."""
+        return [PROBE, *(c for c in ROWS[row].contestants if c.kind in self.kinds)]
+
 
 def instruction_sets() -> list[str]:
     """Those that can run here."""
@@ -55,15 +60,20 @@ def instruction_sets() -> list[str]:
 
 
 def default_parts() -> list[Part]:
-    """All rows on all lists in float32 with torch's threads, and a few of the other settings."""
-    threads = torch.get_num_threads()
-    every, few = tuple(ROWS), ("moments", "znorm", "fp8", "int8", "chain")
+    """What a quarter of an hour on two cores is enough for.
+
+    All rows of the two models in float32 with torch's threads, the main ones of the large tensor, and fastgrad against
+    plain torch in a few of the other settings.
+    """
+    threads, every, plain = torch.get_num_threads(), tuple(ROWS), ("probe", "floor", "ours", "eager", "foreach", "fused")
+    large = ("moments", "znorm", "fp8", "int8", "momentum", "chain")
     parts = [
-        Part(("gpt", "resnet56", "one"), every, ("fp32",), (threads,), BEST),
-        Part(("gpt",), (*few, "activations"), ("bf16",), (threads,), BEST),
+        Part(("gpt", "resnet56"), every, ("fp32",), (threads,), BEST),
+        Part(("one",), large, ("fp32",), (threads,), BEST),
+        Part(("gpt",), ("moments", "znorm", "int8", "chain"), ("bf16",), (threads,), BEST, plain),
     ]
     if threads > 1:
-        parts.append(Part(("gpt",), few, ("fp32",), (1,), BEST))
+        parts.append(Part(("gpt",), ("moments", "int8", "chain"), ("fp32",), (1,), BEST, plain))
     if BEST == "avx512" and "avx2" in instruction_sets():
-        parts.append(Part(("gpt",), few, ("fp32",), (threads,), "avx2"))
+        parts.append(Part(("gpt",), ("moments", "int8", "chain"), ("fp32",), (threads,), "avx2", plain))
     return parts

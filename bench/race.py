@@ -23,17 +23,20 @@ FEW_TENSORS = 8  # a graph of more takes from 20 s to minutes to compile
 class Effort:
     """How long to measure, and what to compile."""
 
-    repeats: int = 11  # samples of a contestant
+    repeats: int = 9  # samples of a contestant
     seconds: float = 0.05  # length of a sample at least
-    budget: float = 2.0  # seconds of a contestant, after which 2 samples do
+    budget: float = 0.6  # seconds of a contestant, after which 2 samples do
     compile: str = "few"  # torch.compile: none, few (graphs of whole lists only where these are short), or all
 
-    def leaves_out(self, contestant: Contestant, work: Workspace) -> str:
+    def leaves_out(self, contestant: Contestant, work: Workspace, row: Row) -> str:
         """Why a contestant does not start here; empty if it does."""
         if self.compile == "none" and contestant.kind == "compile":
             return "torch.compile was switched off"
         if self.compile == "few" and contestant.compiles == "list" and len(work.grads) > FEW_TENSORS:
             return f"not compiled for {len(work.grads)} tensors: --compile-all"
+        whole = any(c.kind == "compile" and c.compiles == "list" for c in row.contestants)
+        if contestant.kind == "compile" and contestant.compiles == "tensor" and len(work.grads) == 1 and whole:
+            return "the list is one tensor"
         return ""
 
 
@@ -69,7 +72,7 @@ def run_row(row: Row, work: Workspace, contestants: Sequence[Contestant], effort
     for contestant in contestants:
         if work.dtype not in contestant.dtypes:
             continue
-        reason = effort.leaves_out(contestant, work)
+        reason = effort.leaves_out(contestant, work, row)
         if reason:
             left_out = {"contestant": contestant.name, "kind": contestant.kind, "failed": None, "left_out": reason}
             results.append(left_out)

@@ -22,7 +22,7 @@ from bench.plan import BEST, Part, default_parts, instruction_sets
 from bench.race import Effort, counts, run_row
 from bench.report import tables
 from bench.results import Record, Result, floor_of
-from bench.rows import PROBE, ROWS
+from bench.rows import KINDS, ROWS
 from bench.shapes import DTYPES, LISTS, workspace
 from fastgrad import library
 
@@ -48,10 +48,11 @@ def add_matrix(arguments: argparse.ArgumentParser) -> None:
     )
     arguments.add_argument("--isa", type=names(instruction_sets()), help=f"default {BEST}; {instruction_sets()}")
     arguments.add_argument("--dtype", type=names(list(DTYPES)), help="of the gradients: fp32,bf16 (default fp32)")
+    arguments.add_argument("--kinds", type=names(KINDS), help=f"of contestants; default all: {','.join(KINDS)}")
 
 
 def parts_of(options: argparse.Namespace) -> list[Part]:
-    given = (options.rows, options.lists, options.threads, options.isa, options.dtype)
+    given = (options.rows, options.lists, options.threads, options.isa, options.dtype, options.kinds)
     if all(value is None for value in given):
         return default_parts()
     return [
@@ -61,6 +62,7 @@ def parts_of(options: argparse.Namespace) -> list[Part]:
             tuple(options.dtype or ("fp32",)),
             tuple(options.threads or (torch.get_num_threads(),)),
             isa,
+            tuple(options.kinds or KINDS),
         )
         for isa in options.isa or [BEST]
     ]
@@ -103,7 +105,7 @@ def run_here(part: Part, effort: Effort, done: Callable[[list[Result]], None]) -
             work = workspace(name, dtype=dtype)
         torch.set_num_threads(threads)
         with torch.no_grad():
-            done(run_row(ROWS[row_name], work, [PROBE, *ROWS[row_name].contestants], effort))
+            done(run_row(ROWS[row_name], work, part.contestants(row_name), effort))
 
 
 def run_elsewhere(part: Part, options: argparse.Namespace, done: Callable[[list[Result]], None]) -> None:

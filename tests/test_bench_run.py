@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import gate, measure, plan, race, report, run, shapes  # noqa: E402
+from bench import gate, measure, plan, race, report, rows, run, shapes  # noqa: E402
 from bench.gate import Call  # noqa: E402
 from bench.rows import ROWS, Contestant  # noqa: E402
 from fastgrad import library  # noqa: E402
@@ -110,6 +110,8 @@ def test_what_would_compile_for_minutes_is_left_out_and_says_so(work):
 
     assert left_out(work, QUICK) == []
     assert left_out(longer, QUICK) == ["list", "peer"]
+    alone = dataclasses.replace(work, grads=work.grads[:1])
+    assert left_out(alone, QUICK) == ["tensor"], "which is the list"
     assert left_out(longer, dataclasses.replace(QUICK, compile="all")) == []
     assert left_out(work, dataclasses.replace(QUICK, compile="none")) == ["list", "tensor"]
 
@@ -153,7 +155,8 @@ def test_without_options_the_selection_of_the_plan_is_run():
     parts = run.parts_of(run.parser().parse_args([]))
     assert parts == plan.default_parts()
     main = parts[0]
-    assert set(main.rows) == set(ROWS) and set(main.lists) == {"gpt", "resnet56", "one"}
+    assert set(main.rows) == set(ROWS) and set(main.kinds) == set(rows.KINDS)
+    assert {name for part in parts for name in part.lists} == {"gpt", "resnet56", "one"}
     assert main.dtypes == ("fp32",) and main.isa == library.instruction_set()
     assert any(part.dtypes == ("bf16",) for part in parts)
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import shutil
+import sys
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -15,9 +21,15 @@ from bench.shapes import Workspace
 BITS = {"bf16": (8, 7), "fp8_e4m3": (4, 3), "fp8_e5m2": (5, 2)}  # exponent, mantissa
 
 
-def _float_quantize(work: Workspace, format: str) -> Call:
-    from qtorch.quant import float_quantize
+def _quant() -> ModuleType:
+    """Its import calls ninja, which pip puts beside python: not on the path where no environment is activated."""
+    if shutil.which("ninja") is None:
+        os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    return importlib.import_module("qtorch.quant")
 
+
+def _float_quantize(work: Workspace, format: str) -> Call:
+    float_quantize = _quant().float_quantize
     exponent, mantissa = BITS[format]
     one = torch.ones(1)
 
@@ -39,7 +51,7 @@ def float_quantize(format: str) -> tuple[Contestant, ...]:
 
 
 def _block_quantize(work: Workspace) -> Call:
-    from qtorch.quant import block_quantize
+    block_quantize = _quant().block_quantize
 
     def quantize(grads: list[Tensor]) -> list[Tensor]:
         rows = (plain.blocks(g, 256) for g in grads)

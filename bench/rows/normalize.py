@@ -50,7 +50,7 @@ def _row(name: str, title: str, build: Build, rest: tuple[Contestant, ...], **op
         *windowed("in_place"),
         Contestant("fastgrad.normalize_", "ours", partial(ours, method=name, **options)),
         *rest,
-        *(() if whole else (compiled_per_tensor(build),)),
+        *(() if whole else (compiled_per_tensor(build, flat=name != "centralize"),)),
         compiled(build),
     )
     check = partial(gate.mapped, method=name, **limits)

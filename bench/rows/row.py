@@ -97,16 +97,19 @@ def compiled(build: Build) -> Contestant:
     return Contestant("torch.compile of the list", "compile", build_compiled, compiles="list")
 
 
-def compiled_per_tensor(build: Build, count: int = 1) -> Contestant:
-    """torch.compile of one tensor's work, called for each: two graphs, vectors and matrices of any size.
+def compiled_per_tensor(build: Build, count: int = 1, flat: bool = True) -> Contestant:
+    """torch.compile of one tensor's work, called for each: one graph for all sizes.
 
     count: how many of the call's arguments are lists; the function gives a list, or nothing.
+    flat: shapes do not matter; else there is a graph for every number of dimensions.
     """
 
     def build_compiled(work: Workspace) -> Call:
         call = build(work)
         function = torch.compile(call.function, fullgraph=True, dynamic=True)
         many, rest = call.arguments[:count], call.arguments[count:]
+        if flat:
+            many = tuple([t.view(-1) for t in tensors] for tensors in many)
 
         def each(*arguments: list[Tensor]) -> list:
             found: list = []
