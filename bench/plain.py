@@ -199,13 +199,17 @@ Packed = tuple[Tensor, Tensor, torch.Size, torch.dtype]  # codes and scales of b
 
 def pack_int8(t: Tensor, block: int = 128) -> Packed:
     """A saved tensor, as :func:`fastgrad.compress_saved_tensors` stores it."""
-    _, codes, scale = int8_codes(t, block)
+    _, codes, scale = int8_codes(t.reshape(-1), block)
     return codes, scale, t.shape, t.dtype
+
+
+def decode_int8(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return (codes.float() * scale).to(dtype)
 
 
 def unpack_int8(packed: Packed) -> Tensor:
     codes, scale, shape, dtype = packed
-    return (codes.float() * scale).view(-1)[: shape.numel()].view(shape).to(dtype)
+    return decode_int8(codes, scale, dtype).view(-1)[: shape.numel()].view(shape)
 
 
 def momentum_(grads: Lists, params: Lists, momenta: Lists, lr: float, mu: float) -> None:

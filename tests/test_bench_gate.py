@@ -129,9 +129,8 @@ PLANTED = [
     ("chain", "_update_", lambda q, p, m, lr, mu, decay: m.mul_(mu).add_(q), "params"),
     ("chain_fp8", "round_fp8", nearest_fp8, "mean square error"),
     ("activations", "round_int8", lambda v: v.round().to(torch.int8), "mean square error"),
-    ("activations", "unpack_int8", lambda packed: packed[0].to(packed[3]).view(-1)[: packed[2].numel()].view(packed[2]),
-     "not a neighbour"),
-]  # fmt: skip
+    ("activations", "decode_int8", lambda codes, scale, dtype: codes.to(dtype), "not a neighbour"),
+]
 
 
 def plain_call(row: str, work: shapes.Workspace) -> Call:

@@ -71,8 +71,18 @@ def hooks(work: Workspace, pack: Callable, unpack: Callable) -> Call:
 
 
 def compiled_hooks(work: Workspace) -> Call:
-    options = {"fullgraph": True, "dynamic": True}
-    return hooks(work, torch.compile(plain.pack_int8, **options), torch.compile(plain.unpack_int8, **options))
+    """Shapes stay outside of the graphs, so that one serves all tensors."""
+    encode = torch.compile(lambda flat: plain.int8_codes(flat, BLOCK)[1:], fullgraph=True, dynamic=True)
+    decode = torch.compile(plain.decode_int8, fullgraph=True, dynamic=True)
+
+    def pack(t: Tensor) -> plain.Packed:
+        return *encode(t.reshape(-1)), t.shape, t.dtype
+
+    def unpack(packed: plain.Packed) -> Tensor:
+        codes, scale, shape, dtype = packed
+        return decode(codes, scale, dtype).view(-1)[: shape.numel()].view(shape)
+
+    return hooks(work, pack, unpack)
 
 
 def cast_hooks(work: Workspace) -> Call:
