@@ -65,7 +65,8 @@ def default_parts() -> list[Part]:
     All rows of the two models in float32 with torch's threads, the main ones of the large tensor, and fastgrad against
     plain torch in a few of the other settings.
     """
-    threads, every, plain = torch.get_num_threads(), tuple(ROWS), ("probe", "floor", "ours", "eager", "foreach", "fused")
+    threads, every = torch.get_num_threads(), tuple(ROWS)
+    plain = ("probe", "floor", "ours", "eager", "foreach", "fused")
     large = ("moments", "znorm", "fp8", "int8", "momentum", "chain")
     parts = [
         Part(("gpt", "resnet56"), every, ("fp32",), (threads,), BEST),

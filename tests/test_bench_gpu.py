@@ -16,10 +16,8 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench.contestants import Contestant  # noqa: E402
-
 import fastgrad  # noqa: E402
-from bench import contestants, device, gpu  # noqa: E402
+from bench import device, gpu  # noqa: E402
 from bench.gate import Call  # noqa: E402
 from bench.rows import ROWS, Contestant  # noqa: E402
 from bench.shapes import Workspace, workspace  # noqa: E402
