@@ -119,11 +119,11 @@ PLANTED = [
     ("fp8_e5m2", "round_fp8", lambda v, format: v.to(torch.float8_e4m3fn).to(torch.float8_e5m2), "not a neighbour"),
     ("fp8_delayed", "round_fp8", nearest_fp8, "mean square error"),
     ("int8", "round_int8", lambda v: v.round().to(torch.int8), "mean square error"),
-    ("fp4", "round_fp4", nearest_fp4, "mean square error"),
+    ("fp4", "round_fp4", nearest_fp4, "mean square error|biased"),  # ties of bfloat16 gradients all go one way
     ("fp4", "q_k", lambda x, q: torch.ones(()) * 1.01, "q_k"),
     ("fp4", "values_of_fp4", lambda nibbles: nibbles.float(), "not a neighbour|q_k"),
     ("momentum", "momentum_", lambda grads, params, momenta, lr, mu: None, "is off"),
-    ("chain", "round_bf16", nearest, "mean square error"),
+    ("chain", "round_bf16", nearest, "mean square error|biased"),
     ("chain", "round_bf16", lambda x: x, "mean square error"),
     ("chain", "EPS", 0.1, "not a neighbour|biased"),
     ("chain", "_update_", lambda q, p, m, lr, mu, decay: m.mul_(mu).add_(q), "params"),
