@@ -51,8 +51,9 @@ def _expected(work: Workspace, method: str, max_norm: float = 0.0) -> list[Tenso
     grads, truth = work.initial["grads"], work.moments
     if method == "znorm":
         return [(sample(g) - mean) / (std + EPS) for g, (std, mean) in zip(grads, truth, strict=True)]
-    if method == "std only":
-        return [sample(g) / (std + EPS) for g, (std, _) in zip(grads, truth, strict=True)]
+    if method == "sample std only":  # n - 1, and no mean
+        stds = (std * math.sqrt(g.numel() / (g.numel() - 1)) for g, (std, _) in zip(grads, truth, strict=True))
+        return [sample(g) / (std + EPS) for g, std in zip(grads, stds, strict=True)]
     if method == "centralize":
         return [_centralized(g) for g in grads]
     if method == "autoscale":  # alpha = -log(sigma)
