@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     option = metafunc.config.getoption
     threads = option("--bench-threads") or str(torch.get_num_threads())
-    cases = []
+    cases, graphs = [], ("list", "tensor")
     for isa in (option("--bench-isa") or BEST).split(","):
         part = Part(
             tuple(option("--bench-lists").split(",")),
@@ -43,7 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
         for name, dtype, count, row in part.settings():
             for contestant in ROWS[row].contestants:
-                if dtype in contestant.dtypes and (not contestant.compiles or option("--bench-compile")):
+                if dtype in contestant.dtypes and (contestant.compiles not in graphs or option("--bench-compile")):
                     place = f"{name}-{dtype}-{isa}-{count}-{row}-{contestant.name}"
                     cases.append(pytest.param((name, dtype, count, isa), ROWS[row], contestant, id=place))
     metafunc.parametrize(("setting", "row", "contestant"), cases)

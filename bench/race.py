@@ -30,7 +30,7 @@ class Effort:
 
     def leaves_out(self, contestant: Contestant, work: Workspace, row: Row) -> str:
         """Why a contestant does not start here; empty if it does."""
-        if self.compile == "none" and contestant.kind == "compile":
+        if self.compile == "none" and contestant.compiles in ("list", "tensor"):
             return "torch.compile was switched off"
         if self.compile == "few" and contestant.compiles == "list" and len(work.grads) > FEW_TENSORS:
             return f"not compiled for {len(work.grads)} tensors: --compile-all"

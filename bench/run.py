@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     compiling = arguments.add_mutually_exclusive_group()
     compiling.add_argument(
         "--no-compile", dest="compile", action="store_const", const="none", default="few",
-        help="leave out torch.compile",
+        help="leave out torch.compile, and what calls it",
     )  # fmt: skip
     compiling.add_argument(
         "--compile-all", dest="compile", action="store_const", const="all",

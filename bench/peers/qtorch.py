@@ -47,7 +47,7 @@ def _float_quantize(work: Workspace, format: str) -> Call:
 def float_quantize(format: str) -> tuple[Contestant, ...]:
     check = partial(gate.rounded, format=format, measured=False)
     name = f"qtorch float_quantize{BITS[format]} (fp32 out, no q_k)"
-    return (Contestant(name, "reference", partial(_float_quantize, format=format), check, "qtorch", "tensor"),)
+    return (Contestant(name, "reference", partial(_float_quantize, format=format), check, "qtorch", "C++"),)
 
 
 def _block_quantize(work: Workspace) -> Call:
@@ -66,4 +66,4 @@ def _block_quantize(work: Workspace) -> Call:
 def int8() -> tuple[Contestant, ...]:
     check = partial(gate.restored, block=256, tolerance=2.0**-6)  # a gap where the absmax is a power of two
     name = "qtorch block_quantize(8), rows of 256 (scale 2^k, fp32 out, no q_k)"
-    return (Contestant(name, "reference", _block_quantize, check, "qtorch", "tensor"),)
+    return (Contestant(name, "reference", _block_quantize, check, "qtorch", "C++"),)

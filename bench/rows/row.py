@@ -35,7 +35,8 @@ class Contestant:
     build: Build
     check: Check | None = None  # default: that of the row
     package: str | None = None  # a library besides torch and fastgrad; that it is missing is no failure
-    compiles: str = ""  # "list": a graph of all tensors at its first call; "tensor": one for each, or one for all
+    compiles: str = ""  # torch.compile's graphs, at its first call: "list" of all tensors or all shapes, "tensor" of
+    # one for all; "C++": sources of its own, once for an installation
     dtypes: tuple[str, ...] = tuple(DTYPES)  # of gradients, that it takes
 
 
