@@ -36,8 +36,8 @@ taken again; *disturbed* counts those that stayed disturbed. GB/s is by the byte
 `torch.compile`, and libraries that compile, are timed warm; the first call, with an empty cache, stands beside
 them. A graph of a whole list is made only where that has few tensors (`--compile-all` makes all).
 
-Tables with *bf16* in their heading have bfloat16 gradients, whose floors move two bytes in their place;
-parameters and momenta are float32. Optimizers that take no such gradients get a float32 copy, which is part of
+Tables of *bf16* have bfloat16 gradients, whose floors move two bytes in their place; parameters and momenta
+are float32. Optimizers that take no such gradients get a float32 copy, which is part of
 their call. The instruction set is that of fastgrad's kernels and of torch's, and of what it compiles; floors are
 compiled for the machine. The noise of the machine is how far a probe scatters: the same loop, timed in every row."""
 

@@ -27,7 +27,10 @@ Check = Callable[[Workspace, Call, object], None]
 class Contestant:
     """``build`` gives the call that is timed; it may hold what a training loop keeps from step to step.
 
-    kind ``reference`` does less work than the row asks for; its name says what is missing.
+    A contestant of kind ``reference`` does less work than the row asks for; its name says what is missing.
+
+    compiles: what its first call compiles. ``list``: a graph of all tensors, or one for every shape; ``tensor``: one
+    that serves all; ``C++``: a library's own sources, once for an installation.
     """
 
     name: str
@@ -35,8 +38,7 @@ class Contestant:
     build: Build
     check: Check | None = None  # default: that of the row
     package: str | None = None  # a library besides torch and fastgrad; that it is missing is no failure
-    compiles: str = ""  # torch.compile's graphs, at its first call: "list" of all tensors or all shapes, "tensor" of
-    # one for all; "C++": sources of its own, once for an installation
+    compiles: str = ""
     dtypes: tuple[str, ...] = tuple(DTYPES)  # of gradients, that it takes
 
 
