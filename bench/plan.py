@@ -67,7 +67,7 @@ def default_parts() -> list[Part]:
     """
     threads, every = torch.get_num_threads(), tuple(ROWS)
     plain = ("probe", "floor", "ours", "eager", "foreach", "fused")
-    large = ("moments", "znorm", "fp8", "int8", "momentum", "chain")
+    large = ("moments", "znorm", "int8", "chain")
     parts = [
         Part(("gpt", "resnet56"), every, ("fp32",), (threads,), BEST),
         Part(("one",), large, ("fp32",), (threads,), BEST),

@@ -23,7 +23,7 @@ FEW_TENSORS = 8  # a graph of more takes from 20 s to minutes to compile
 class Effort:
     """How long to measure, and what to compile."""
 
-    repeats: int = 9  # samples of a contestant
+    repeats: int = 7  # samples of a contestant
     seconds: float = 0.05  # length of a sample at least
     budget: float = 0.6  # seconds of a contestant, after which 2 samples do
     compile: str = "few"  # torch.compile: none, few (graphs of whole lists only where these are short), or all
