@@ -182,6 +182,20 @@ def test_the_gate_refuses_an_adamw_of_another_rule(work):
         gate.run(work, step_of(work, sgd, torch.float32), partial(adamw.first_step, factored=True))
 
 
+@torch.no_grad()
+def test_a_learning_rate_that_is_a_little_off_is_seen(work):
+    """By each of the checks of AdamW's rows but the factored one."""
+    checks = {c.check for c in ROWS["adamw"].contestants if c.kind != "floor"}
+
+    def adam(parameters):
+        return torch.optim.AdamW(parameters, adamw.LR * 1.001, adamw.BETAS, adamw.EPS, adamw.DECAY)
+
+    for check in checks:
+        if not getattr(check, "keywords", {}).get("factored"):
+            with pytest.raises(Wrong, match="more than a gap"):
+                gate.run(work, step_of(work, adam, torch.float32), check)
+
+
 @pytest.mark.parametrize("dampening", [0.0, 0.1])
 @torch.no_grad()
 def test_momenta_of_their_own_are_seen_at_the_second_step(work, dampening):
