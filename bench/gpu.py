@@ -162,7 +162,7 @@ def markdown(record: Record) -> str:
             lines += ["", f"## {result['list']}: {result['title']}", ""]
             lines.append(
                 f"{result['tensors']} tensors, {result['elements']:,} elements; {result['traffic']}: "
-                f"{result['bytes']:g} bytes per element"
+                f"{result['bytes']:.4g} bytes per element"
             )
             clocks = record["clocks"].get(" ".join(place), {})
             if clocks:

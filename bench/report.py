@@ -81,7 +81,7 @@ def tables(record: Record, results: Iterable[Result] | None = None) -> list[str]
     lines = []
     for group in groups(record["results"] if results is None else results).values():
         floor, row = fastest_floor(group), group[0]
-        title = f"{row['title']} ({row['traffic']}: {row['bytes']:g} bytes per element)"
+        title = f"{row['title']} ({row['traffic']}: {row['bytes']:.4g} bytes per element)"
         words = f"{LIST_TITLES.get(row['list'], row['list'])}, {setting(row)}"
         lines += [f"#### {title}", "", f"{words}:", ""]
         lines += [

@@ -45,7 +45,7 @@ def test_bench(benchmark, set_up: Workspace, setting: tuple, row: Row, contestan
         except metadata.PackageNotFoundError as error:
             pytest.skip(f"not installed: {error}")
     work = set_up
-    benchmark.group = f"{row.title}, {row.bytes(work.dtype):g} bytes per element: {' '.join(map(str, setting))}"
+    benchmark.group = f"{row.title}, {row.bytes(work.dtype):.4g} bytes per element: {' '.join(map(str, setting))}"
     benchmark.name = contestant.name
     try:
         call = contestant.build(work)
