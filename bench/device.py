@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from bench import gate, machine
-from bench.contestants import Contestant
 from bench.gate import Call
 from bench.measure import Timing
+from bench.rows import Contestant
 from bench.shapes import Workspace
 
 _QUERY = (

@@ -32,7 +32,7 @@ FLAGS = (
     ),  # not FTZ: no -ffast-math
     *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
 )
-BODIES = ("nothing", "to_u16", "to_u8", "in_place", "momentum", "adamw")
+BODIES = ("nothing", "to_u16", "to_u8", "in_place", "momentum", "adamw", "from_u8")
 
 
 class NoCompiler(RuntimeError):
@@ -111,9 +111,13 @@ def has_streaming() -> bool:
 class Addresses:
     """Start offsets and addresses of a workspace; keeps what it points to alive."""
 
-    def __init__(self, work: Workspace, second: bool) -> None:
+    def __init__(self, work: Workspace, body: str) -> None:
         self.work = work
-        self.seconds = [torch.zeros_like(t) for t in work.momenta] if second else work.momenta
+        self.seconds = work.momenta
+        if body == "adamw":
+            self.seconds = [torch.zeros_like(t) for t in work.momenta]
+        elif body == "from_u8":  # what is restored has the dtype of the gradients
+            self.seconds = [torch.zeros_like(t) for t in work.grads]
         self.outs = [torch.empty(t.shape, dtype=torch.int16) for t in work.grads]
         sizes = [t.numel() for t in work.grads]
         columns = [array("q", itertools.accumulate(sizes, initial=0))]
@@ -129,10 +133,11 @@ def bind(
     """A call without arguments: the loop over the tensors of a workspace, with torch's number of threads."""
     if floor.streaming and not has_streaming():
         raise NoCompiler("floors: no streaming stores on this machine")
-    addresses = Addresses(work, second=floor.body == "adamw")
+    addresses = Addresses(work, floor.body)
     run = load().floor_run
     arguments = [
         *addresses.arguments,
+        work.grads[0].element_size(),
         BODIES.index(floor.body),
         int(floor.read_first),
         int(floor.streaming),

@@ -13,20 +13,17 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bench import contestants, device, gate
-from bench.contestants import Contestant, Row
-from bench.report import floor_of
-from bench.run import names, prepare, without_json
+from bench import device
+from bench.race import counts, prepare
+from bench.results import Record, Result, floor_of
+from bench.rows import KINDS, ROWS, Contestant, Row
+from bench.run import names, without_json
 from bench.shapes import LISTS, Workspace, workspace
-
-Record = dict[str, object]
-Result = dict[str, object]
 
 METHOD = """\
 **time / floor**: the median over that of the fastest floor, plain kernels of torch that move the bytes stated beside
@@ -43,26 +40,14 @@ class Different(AssertionError):
 # --- rows
 
 
-def _fp4(kind_of_floor: tuple[Contestant, ...]) -> Row:
-    build = partial(contestants.ours_quantize, format="fp4_e2m1", scale="block", block=32, pow2=True)
-    ours = (
-        Contestant("fastgrad.quantize(out=)", "ours", partial(build, keep=True), gate.nothing),
-        Contestant("fastgrad.quantize", "ours", build, gate.nothing),
-    )
-    title = "Stochastic rounding to fp4_e2m1, a power of two per 32 elements, with q_k"
-    traffic = "read g, write half a byte (and 4 of scale per 32)"
-    return Row("fp4", title, traffic, 4 + 1 / 2 + 4 / 32, gate.nothing, (*kind_of_floor, *ours))
-
-
 def rows() -> dict[str, Row]:
-    """Those of ``bench.run`` with floors of the device in place of C++ loops, and fp4."""
+    """Those of ``bench.run`` with floors of the device in place of C++ loops."""
     found = {}
-    for row in contestants.ROWS.values():
+    for row in ROWS.values():
         ours = tuple(c for c in row.contestants if c.kind != "floor" and not c.name.startswith("only bare"))
-        floors = device.floors(row.bytes, row.name == "moments")
+        floors = device.floors(row.bytes(), row.name == "moments")
         found[row.name] = dataclasses.replace(row, contestants=(*floors, *ours))
-    fp4 = _fp4(device.floors(4.625, False))
-    return found | {fp4.name: fp4}
+    return found
 
 
 # --- equal to the CPU, bit for bit
@@ -117,7 +102,9 @@ def checked(row: Row, contestant: Contestant, work: Workspace, truth: Workspace)
         except Exception as error:
             text = str(error).strip().splitlines()
             failed = f"{type(error).__name__}: {text[0] if text else ''}"
-            return None, {"contestant": contestant.name, "kind": contestant.kind, "failed": failed}
+            return None, {
+                "contestant": contestant.name, "kind": contestant.kind, "package": None, "failed": failed,
+            }  # fmt: skip
     return prepare(row, contestant, work)
 
 
@@ -140,7 +127,7 @@ def run_row(row: Row, work: Workspace, truth: Workspace, options: argparse.Names
     for result in results:
         result |= {
             "row": row.name, "title": row.title, "traffic": row.traffic, "list": work.name, "threads": 0,
-            "elements": work.elements, "tensors": len(work.grads), "bytes": row.bytes,
+            "elements": work.elements, "tensors": len(work.grads), "bytes": row.bytes(),
         }  # fmt: skip
         if result["contestant"] in timings:
             timing = timings[result["contestant"]].record()
@@ -175,7 +162,7 @@ def markdown(record: Record) -> str:
             lines += ["", f"## {result['list']}: {result['title']}", ""]
             lines.append(
                 f"{result['tensors']} tensors, {result['elements']:,} elements; {result['traffic']}: "
-                f"{result['bytes']:g} bytes per element"
+                f"{result['bytes']:.4g} bytes per element"
             )
             clocks = record["clocks"].get(" ".join(place), {})
             if clocks:
@@ -192,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     a.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu: a dry run")
     a.add_argument("--sizes", type=names(list(LISTS)), default=["resnet56", "gpt", "one"], help="resnet56,gpt,one,tiny")
     a.add_argument("--rows", type=names(every), default=every, help=",".join(every))
-    a.add_argument("--kinds", type=names(contestants.KINDS), default=None, help=",".join(contestants.KINDS))
+    a.add_argument("--kinds", type=names(KINDS), default=None, help=",".join(KINDS))
     a.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     a.add_argument("--check", action="store_true", help="check everything and time nothing")
     a.add_argument("--repeats", type=int, default=31, help="samples per contestant (default 31)")
@@ -213,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.cuda.set_device(place)
         place = torch.device("cuda", torch.cuda.current_device())
     if options.no_compile:
-        options.kinds = [kind for kind in options.kinds or contestants.KINDS if kind != "compile"]
+        options.kinds = [kind for kind in options.kinds or KINDS if kind != "compile"]
     given = sys.argv[1:] if argv is None else argv
     record: Record = {
         "format": 1,
@@ -239,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = [r for r in record["results"] if r["failed"]]
     for r in failed:
         print(f"failed: {r['list']} {r['row']} {r['contestant']}: {r['failed']}", file=sys.stderr)
-    return int(bool(failed))
+    return int(any(map(counts, failed)))
 
 
 def _without_files(arguments: list[str]) -> list[str]:

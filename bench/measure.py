@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from bench.machine import Others
 
 DISTURBED = 0.10  # share of all CPUs used by others, above which a sample is dropped
-FEWEST = 5  # samples even of a contestant that is over its budget
+FEWEST = 2  # samples even of a contestant that is over its budget
+SLOW = 0.3  # seconds of a call that is a sample from the first, and is not taken again whatever others did
 
 
 @dataclass
@@ -30,35 +31,53 @@ class Timing:
         low, middle, high = statistics.quantiles(self.samples, n=4, method="inclusive")
         return low, middle, high
 
+    def add(self, seconds: float, share: float) -> None:
+        """share: of the CPUs, used by others meanwhile."""
+        self.disturbed += share > DISTURBED
+        self.samples.append(seconds)
+        self.others.append(round(share, 3))
+
     def record(self) -> dict[str, object]:
         low, middle, high = self.quartiles()
         return asdict(self) | {"q1": low, "median": middle, "q3": high}
 
 
-def calls_per_sample(call: Callable[[], object], seconds: float) -> int:
-    """How many calls last at least ``seconds``; the fastest of three says how long one takes."""
-    fastest = math.inf
+def calls_per_sample(call: Callable[[], object], seconds: float) -> tuple[int, list[float]]:
+    """How many calls last at least ``seconds``, and the calls that it took to know.
+
+    The fastest of three says how long one takes.
+    """
+    tried: list[float] = []
     for _ in range(3):
         begin = time.perf_counter()
         call()
-        fastest = min(fastest, time.perf_counter() - begin)
-        if fastest > seconds:
+        tried.append(time.perf_counter() - begin)
+        if tried[-1] > seconds:
             break
-    return max(1, math.ceil(seconds / fastest))
+    return max(1, math.ceil(seconds / min(tried))), tried
 
 
 def measure(
     calls: Mapping[str, Callable[[], object]],
     repeats: int,
     *,
-    seconds: float = 0.1,  # per sample
-    budget: float = 4.0,  # per contestant; once spent, FEWEST samples are enough
+    seconds: float = 0.05,  # per sample
+    budget: float = 0.6,  # per contestant; once spent, FEWEST samples are enough
     others: Others | None = None,
     tries: int = 3,  # per sample
 ) -> dict[str, Timing]:
+    """The gate has called everything once: a call of 2 s is made three times in all, with its two samples here."""
     others = others or Others()
-    timings = {name: Timing(calls_per_sample(call, seconds)) for name, call in calls.items()}
+    timings: dict[str, Timing] = {}
     spent = dict.fromkeys(calls, 0.0)
+    for name, call in calls.items():
+        others.start()
+        count, tried = calls_per_sample(call, seconds)
+        timings[name] = timing = Timing(count)
+        if tried[-1] > SLOW:  # a sample already
+            share = others.share()
+            timing.add(tried[-1], share)
+            spent[name] = tried[-1]
     names = list(calls)
     for turn in range(repeats):
         shift = turn % len(names)
@@ -76,10 +95,8 @@ def measure(
                 elapsed = time.perf_counter() - begin
                 share = others.share()
                 spent[name] += elapsed
-                if share <= DISTURBED or attempt == tries - 1:
+                if share <= DISTURBED or attempt == tries - 1 or elapsed > SLOW:
                     break
                 timing.dropped += 1
-            timing.disturbed += share > DISTURBED
-            timing.samples.append(elapsed / timing.calls)
-            timing.others.append(round(share, 3))
+            timing.add(elapsed / timing.calls, share)
     return timings

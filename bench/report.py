@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-Record = dict[str, object]
-Result = dict[str, object]
+from bench.compare import compare
+from bench.results import PLACE, Record, Result, fastest_floor, groups, key, milliseconds, noise, setting
 
 LIST_TITLES = {"resnet56": "ResNet-56", "gpt": "GPT", "one": "One tensor", "tiny": "Tiny"}
 COLORS = {
@@ -26,36 +26,20 @@ where the list fits into it) and not of an algorithm.
 
 A contestant is a whole call as a user writes it: Python, the dispatcher, the outputs it allocates. Every
 one is checked against float64 first and is not timed if it fails (a std from `torch._foreach_norm` may be
-off by 1 %, others by 0.01 %). Then contestants and floors take turns. A sample is the mean of at least
-0.1 s of calls (one call, if that takes longer), after one that is not timed; the tables show the median of
-the samples and their quartiles. A sample during which other processes used more than 10 % of the CPUs is
-dropped and taken again; *disturbed* counts those that stayed disturbed. GB/s is by the bytes stated beside
-the title. `torch.compile` is timed warm; its first call, with an empty cache, stands beside it."""
+off by 1 %, others by 0.01 %). What does less than the row asks for says in its name what is missing, and
+that part which it does was checked. Then contestants and floors take turns (those of AdamW, which hold much,
+run one after another). A sample is the mean of at least 0.05 s of calls (one call, if that takes longer),
+after one that is not timed; the tables show the median of the samples and their quartiles. Slow
+calls get two samples. A sample during which other processes used more than 10 % of the CPUs is dropped and
+taken again; *disturbed* counts those that stayed disturbed. GB/s is by the bytes stated beside the title.
 
+`torch.compile`, and libraries that compile, are timed warm; the first call, with an empty cache, stands beside
+them. A graph of a whole list is made only where that has few tensors (`--compile-all` makes all).
 
-def key(result: Result) -> tuple[object, ...]:
-    return result["list"], result["threads"], result["row"]
-
-
-def groups(results: Iterable[Result]) -> dict[tuple[object, ...], list[Result]]:
-    found: dict[tuple[object, ...], list[Result]] = {}
-    for result in results:
-        found.setdefault(key(result), []).append(result)
-    return found
-
-
-def floor_of(record: Record, result: Result) -> float | None:
-    """The floor of a result's row, in seconds."""
-    return _floor([r for r in record["results"] if key(r) == key(result)])
-
-
-def _floor(group: list[Result]) -> float | None:
-    return min((r["median"] for r in group if r["kind"] == "floor" and not r["failed"]), default=None)
-
-
-def _time(seconds: float) -> str:
-    milliseconds = seconds * 1e3
-    return f"{milliseconds:.3f}" if milliseconds < 10 else f"{milliseconds:.1f}"
+Tables of *bf16* have bfloat16 gradients, whose floors move two bytes in their place; parameters and momenta
+are float32. Optimizers that take no such gradients get a float32 copy, which is part of
+their call. The instruction set is that of fastgrad's kernels and of torch's, and of what it compiles; floors are
+compiled for the machine. The noise of the machine is how far a probe scatters: the same loop, timed in every row."""
 
 
 def _ratio(value: float) -> str:
@@ -63,6 +47,8 @@ def _ratio(value: float) -> str:
 
 
 def _row(r: Result, floor: float | None) -> str:
+    if r.get("left_out"):
+        return f"| {r['contestant']} | | | | | | {r['left_out']} |"
     if r["failed"]:
         return f"| {r['contestant']} | **failed** | | | | | {r['failed']} |".replace("\n", " ")
     notes = []
@@ -76,8 +62,8 @@ def _row(r: Result, floor: float | None) -> str:
     cells = [
         r["contestant"],
         ratio,
-        _time(r["median"]),
-        f"{_time(r['q1'])} to {_time(r['q3'])}",
+        milliseconds(r["median"]),
+        f"{milliseconds(r['q1'])} to {milliseconds(r['q3'])}",
         f"{r['median'] / r['elements'] * 1e9:.4f}",
         "" if r["kind"] == "reference" else f"{r['bytes'] * r['elements'] / r['median'] / 1e9:.1f}",
         ", ".join(notes),
@@ -85,23 +71,24 @@ def _row(r: Result, floor: float | None) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _shown(r: Result, floor: float | None) -> bool:
+    """Of the floors only the fastest, no probe."""
+    return bool(r["failed"]) or r["kind"] not in ("floor", "probe") or (r["kind"] == "floor" and r["median"] == floor)
+
+
 def tables(record: Record, results: Iterable[Result] | None = None) -> list[str]:
-    """One table for each row, list and number of threads; of the floors only the fastest is shown."""
+    """One table for each row, list, dtype, instruction set and number of threads."""
     lines = []
-    for (list_name, threads, _), group in groups(record["results"] if results is None else results).items():
-        floor, row = _floor(group), group[0]
-        title = f"{row['title']} ({row['traffic']}: {row['bytes']} bytes per element)"
-        words = f"{LIST_TITLES.get(list_name, list_name)}, {threads} thread{'s' * (threads > 1)}"
+    for group in groups(record["results"] if results is None else results).values():
+        floor, row = fastest_floor(group), group[0]
+        title = f"{row['title']} ({row['traffic']}: {row['bytes']:.4g} bytes per element)"
+        words = f"{LIST_TITLES.get(row['list'], row['list'])}, {setting(row)}"
         lines += [f"#### {title}", "", f"{words}:", ""]
         lines += [
             "| | time / floor | ms | quartiles | ns / element | GB/s | |",
             "|---|--:|--:|--:|--:|--:|---|",
         ]
-        lines += [
-            _row(r, floor)
-            for r in group
-            if r["kind"] != "floor" or r["failed"] or r["median"] == floor
-        ]  # fmt: skip
+        lines += [_row(r, floor) for r in group if _shown(r, floor)]
         lines.append("")
     return lines
 
@@ -120,6 +107,10 @@ def markdown(record: Record, plot: str | None = None) -> str:
         *(f"| {name} | {value} |" for name, value in record["machine"].items()),
         "",
     ]
+    for place, part in noise(record).items():
+        words = f"{LIST_TITLES.get(place[0], place[0])}, {setting(dict(zip(PLACE, place, strict=True)))}"
+        lines.append(f"Noise of the machine, {words}: {part:.1%}  ")
+    lines.append("")
     if plot:
         lines += [f"![time over floor, per row and contestant]({plot})", ""]
     seen: dict[str, list[Result]] = {}
@@ -136,26 +127,27 @@ def markdown(record: Record, plot: str | None = None) -> str:
 
 
 def draw(record: Record, path: Path) -> None:
-    """time / floor of every contestant, one panel per list, at the largest number of threads."""
+    """time / floor of every contestant, one panel per list, of one setting."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    threads = max(r["threads"] for r in record["results"])
-    found = {k: g for k, g in groups(record["results"]).items() if k[1] == threads and _floor(g)}
+    # The setting of the first result, which is that of most.
+    drawn = key(record["results"][0])[1:4]
+    found = {k: g for k, g in groups(record["results"]).items() if k[1:4] == drawn and fastest_floor(g)}
     lists = list(dict.fromkeys(k[0] for k in found))
-    rows = list(dict.fromkeys(k[2] for k in found))
+    rows = list(dict.fromkeys(k[4] for k in found))
     figure, axes = plt.subplots(
         1, len(lists), figsize=(1.5 + 4.2 * len(lists), 1.8 + 0.4 * len(rows)), sharey=True, squeeze=False
     )
     for axis, list_name in zip(axes[0], lists, strict=True):
-        for (name, _, row), group in found.items():
+        for (name, *_, row), group in found.items():
             if name != list_name:
                 continue
-            floor = _floor(group)
+            floor = fastest_floor(group)
             for r in group:
-                if r["kind"] == "floor" or r["failed"]:
+                if r["kind"] in ("floor", "probe") or "median" not in r:
                     continue
                 low, middle, high = (r[q] / floor for q in ("q1", "median", "q3"))
                 axis.errorbar(
@@ -178,32 +170,10 @@ def draw(record: Record, path: Path) -> None:
     words = {"ours": "fastgrad", "reference": "less work", "peer": "other libraries"}
     names = [words.get(k, f"torch {k}") for k in kinds]
     figure.legend(handles, names, loc="lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{record['machine']['cpu']}, {threads} thread{'s' * (threads > 1)}")
+    figure.suptitle(f"{record['machine']['cpu']}, {setting(record['results'][0])}")
     figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def compare(new: Record, old: Record) -> list[str]:
-    """Changes of the median beyond both spreads: the quartile ranges do not touch. Slower ones come first."""
-
-    def by_key(record: Record) -> dict[tuple[object, ...], Result]:
-        return {(*key(r), r["contestant"]): r for r in record["results"] if not r["failed"]}
-
-    before, changes = by_key(old), []
-    for k, r in by_key(new).items():
-        was = before.get(k)
-        if was is None or not (r["q1"] > was["q3"] or r["q3"] < was["q1"]):
-            continue
-        factor = r["median"] / was["median"]
-        word = "slower" if factor > 1 else "faster"
-        times = f"{_time(was['median'])} -> {_time(r['median'])} ms"
-        changes.append((-factor, f"{word} x{factor:.2f}: {' '.join(map(str, k))}: {times}"))
-    lines = [line for _, line in sorted(changes)]
-    differing = [n for n in ("cpu", "torch", "python") if new["machine"].get(n) != old["machine"].get(n)]
-    if differing:
-        lines.insert(0, f"not the same {', '.join(differing)}: changes may not be those of fastgrad")
-    return lines
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -212,13 +182,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--out", type=Path, help="markdown file; without it the text is printed")
     arguments.add_argument("--plot", type=Path, help="picture of time / floor")
     arguments.add_argument(
-        "--compare", type=Path, metavar="OLD.json", help="print changes beyond the quartiles"
+        "--compare", type=Path, metavar="OLD.json", help="print changes beyond quartiles and noise; 1 if slower"
     )
     options = arguments.parse_args(argv)
     record = json.loads(options.input.read_text())
     if options.compare:
         lines = compare(record, json.loads(options.compare.read_text()))
-        print("\n".join(lines) or "no change beyond the quartiles")
+        print("\n".join(lines) or "no change beyond the quartiles and the noise")
         return int(any(line.startswith("slower") for line in lines))
     if options.plot:
         draw(record, options.plot)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,63 +16,15 @@ from pathlib import Path
 
 import torch
 
-from bench import gate, machine
-from bench.contestants import ROWS, Contestant, Row
-from bench.measure import DISTURBED, measure
-from bench.report import floor_of, tables
-from bench.shapes import LISTS, Workspace, workspace
+from bench import machine
+from bench.measure import DISTURBED
+from bench.plan import BEST, Part, default_parts, instruction_sets
+from bench.race import Effort, counts, run_row
+from bench.report import tables
+from bench.results import Record, Result, floor_of
+from bench.rows import KINDS, ROWS
+from bench.shapes import DTYPES, LISTS, workspace
 from fastgrad import library
-
-Result = dict[str, object]
-
-
-def prepare(row: Row, contestant: Contestant, work: Workspace) -> tuple[Callable[[], object] | None, Result]:
-    """Builds a contestant and sends it through the gate: its call, or None with what was wrong."""
-    result: Result = {"contestant": contestant.name, "kind": contestant.kind, "failed": None}
-    begin = time.perf_counter()
-    try:
-        call = contestant.build(work)
-        if contestant.kind == "compile":
-            begin = time.perf_counter()
-            call()
-            result["cold_seconds"] = time.perf_counter() - begin
-        gate.run(work, call, contestant.check or row.check)
-    except Exception as error:  # a contestant that cannot run is a result, too
-        result["failed"] = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        )
-        return None, result
-    return call, result
-
-
-def run_row(
-    row: Row, work: Workspace, contestants: Iterable[Contestant], repeats: int, seconds: float, budget: float
-) -> list[Result]:
-    """Gate and timing of one row on one list, with torch's present number of threads."""
-    calls: dict[str, Callable[[], object]] = {}
-    results: list[Result] = []
-    torch._dynamo.reset()
-    for contestant in contestants:
-        call, result = prepare(row, contestant, work)
-        results.append(result)
-        if call is not None:
-            calls[contestant.name] = call
-    work.reset()
-    timings = measure(calls, repeats, seconds=seconds, budget=budget) if calls else {}
-    for result in results:
-        result |= {
-            "row": row.name,
-            "title": row.title,
-            "traffic": row.traffic,
-            "list": work.name,
-            "threads": torch.get_num_threads(),
-            "elements": work.elements,
-            "tensors": len(work.grads),
-            "bytes": row.bytes,
-        }
-        if result["contestant"] in timings:
-            result |= timings[result["contestant"]].record()
-    return results
 
 
 def names(valid: Iterable[str]) -> Callable[[str], list[str]]:
@@ -85,36 +39,117 @@ def names(valid: Iterable[str]) -> Callable[[str], list[str]]:
     return parse
 
 
+def add_matrix(arguments: argparse.ArgumentParser) -> None:
+    """What to measure; without any of these options it is the selection of bench/plan.py."""
+    arguments.add_argument("--rows", type=names(list(ROWS)), help=f"default all: {','.join(ROWS)}")
+    arguments.add_argument("--lists", type=names(list(LISTS)), help="default resnet56,gpt,one; or tiny")
+    arguments.add_argument(
+        "--threads", type=lambda text: [int(n) for n in text.split(",")], help="e.g. 1,2 (default: torch's)"
+    )
+    arguments.add_argument("--isa", type=names(instruction_sets()), help=f"default {BEST}; {instruction_sets()}")
+    arguments.add_argument("--dtype", type=names(list(DTYPES)), help="of the gradients: fp32,bf16 (default fp32)")
+    arguments.add_argument("--kinds", type=names(KINDS), help=f"of contestants; default all: {','.join(KINDS)}")
+
+
+def parts_of(options: argparse.Namespace) -> list[Part]:
+    given = (options.rows, options.lists, options.threads, options.isa, options.dtype, options.kinds)
+    if all(value is None for value in given):
+        return default_parts()
+    return [
+        Part(
+            tuple(options.lists or ("resnet56", "gpt", "one")),
+            tuple(options.rows or ROWS),
+            tuple(options.dtype or ("fp32",)),
+            tuple(options.threads or (torch.get_num_threads(),)),
+            isa,
+            tuple(options.kinds or KINDS),
+        )
+        for isa in options.isa or [BEST]
+    ]
+
+
 def parser() -> argparse.ArgumentParser:
+    effort = Effort()
     arguments = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
-    arguments.add_argument("--rows", type=names(list(ROWS)), default=list(ROWS), help=",".join(ROWS))
+    add_matrix(arguments)
     arguments.add_argument(
-        "--lists",
-        type=names(list(LISTS)),
-        default=["resnet56", "gpt", "one"],
-        help="resnet56,gpt,one (or tiny)",
-    )
-    arguments.add_argument("--repeats", type=int, default=21, help="samples per contestant (default 21)")
-    arguments.add_argument(
-        "--seconds", type=float, default=0.1, help="length of a sample at least (default 0.1)"
+        "--repeats", type=int, default=effort.repeats, help=f"samples per contestant (default {effort.repeats})"
     )
     arguments.add_argument(
-        "--budget", type=float, default=4.0, help="seconds after which 5 samples do (default 4)"
-    )
-    arguments.add_argument(
-        "--threads", type=lambda text: [int(n) for n in text.split(",")], default=[torch.get_num_threads()],
-        help="numbers of threads, e.g. 1,2 (default: torch's)",
+        "--seconds", type=float, default=effort.seconds,
+        help=f"length of a sample at least (default {effort.seconds})",
     )  # fmt: skip
     arguments.add_argument(
-        "--no-compile", action="store_true", help="leave out torch.compile (a minute per row)"
-    )
+        "--budget", type=float, default=effort.budget,
+        help=f"seconds after which 2 samples do (default {effort.budget})",
+    )  # fmt: skip
+    compiling = arguments.add_mutually_exclusive_group()
+    compiling.add_argument(
+        "--no-compile", dest="compile", action="store_const", const="none", default="few",
+        help="leave out torch.compile, and what calls it",
+    )  # fmt: skip
+    compiling.add_argument(
+        "--compile-all", dest="compile", action="store_const", const="all",
+        help="also graphs of long lists: a minute per row, list and contestant",
+    )  # fmt: skip
     arguments.add_argument("--json", type=Path, help="where to store the measurements")
     return arguments
 
 
+def run_here(part: Part, effort: Effort, done: Callable[[list[Result]], None]) -> None:
+    """In this process; ``done`` gets the results of every row."""
+    work = None
+    for name, dtype, threads, row_name in part.settings():
+        if work is None or (work.name, work.dtype) != (name, dtype):
+            work = None  # two lists at once would not fit
+            work = workspace(name, dtype=dtype)
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            done(run_row(ROWS[row_name], work, part.contestants(row_name), effort))
+
+
+def run_elsewhere(part: Part, options: argparse.Namespace, done: Callable[[list[Result]], None]) -> None:
+    """In a process with the instruction set of the part, which torch, too, chooses when it starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "part.json"
+        switch = {"none": ["--no-compile"], "few": [], "all": ["--compile-all"]}[options.compile]
+        command = [
+            *(sys.executable, "-m", "bench.run", *part.options(), *switch, "--json", str(stored)),
+            *("--repeats", str(options.repeats), "--seconds", str(options.seconds), "--budget", str(options.budget)),
+        ]
+        root = Path(__file__).parent.parent
+        code = subprocess.run(command, env=part.environment(), cwd=root, stdout=subprocess.DEVNULL).returncode
+        if not stored.exists():
+            raise RuntimeError(f"bench.run --isa {part.isa} ended with {code} and left no measurements")
+        done(json.loads(stored.read_text())["results"])
+
+
+def new_record(arguments: list[str], busy: float) -> Record:
+    return {
+        "format": 2,
+        "command": shlex.join(["python", "-m", "bench.run", *without_json(arguments)]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "machine": machine.description() | {"used by others at the start": f"{busy:.0%}"},
+        "results": [],
+    }
+
+
+def verdict(record: Record) -> int:
+    """Says what failed and what has no floor; 1 if a failure is ours."""
+    results = record["results"]
+    for r in results:
+        if r["failed"]:
+            place = " ".join(str(r[part]) for part in ("list", "dtype", "isa", "threads", "row", "contestant"))
+            print(f"{'failed' if counts(r) else 'not here'}: {place}: {r['failed']}", file=sys.stderr)
+    without = {(r["list"], r["row"], r["dtype"], r["threads"]) for r in results if floor_of(record, r) is None}
+    for place in sorted(without):
+        print(f"no floor for {place}", file=sys.stderr)
+    return int(any(map(counts, results)))
+
+
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    if not options.no_compile:
+    if options.compile != "none":
         from torch._inductor import config
 
         warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
@@ -127,43 +162,23 @@ def main(argv: list[str] | None = None) -> int:
         )
     if library.native is None:
         print("warning: no native module, fastgrad's rows are its PyTorch reference", file=sys.stderr)
-    given = sys.argv[1:] if argv is None else argv
-    record: dict[str, object] = {
-        "format": 1,
-        "command": shlex.join(["python", "-m", "bench.run", *without_json(given)]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
-        "machine": machine.description() | {"used by others at the start": f"{busy:.0%}"},
-        "results": [],
-    }
+    record = new_record(sys.argv[1:] if argv is None else argv, busy)
     begin = time.perf_counter()
-    for list_name in options.lists:
-        work = workspace(list_name)
-        for threads in options.threads:
-            torch.set_num_threads(threads)
-            for name in options.rows:
-                row = ROWS[name]
-                contestants = [c for c in row.contestants if not (options.no_compile and c.kind == "compile")]
-                with torch.no_grad():
-                    results = run_row(
-                        row, work, contestants, options.repeats, options.seconds, options.budget
-                    )
-                record["results"] += results
-                print("\n".join(tables(record, results)), flush=True)
-                record["seconds"] = time.perf_counter() - begin
-                if options.json:
-                    options.json.write_text(json.dumps(record, indent=1))
-        del work
-    failed = [r for r in record["results"] if r["failed"]]
-    # A library that is not installed, or does not run here, is a line of the table and no failure of ours.
-    wrong = [r for r in failed if r["kind"] != "peer"]
-    for r in failed:
-        print(f"failed: {r['list']} {r['row']} {r['contestant']}: {r['failed']}", file=sys.stderr)
-    without_floor = {
-        (r["list"], r["row"], r["threads"]) for r in record["results"] if floor_of(record, r) is None
-    }
-    for key in sorted(without_floor):
-        print(f"no floor for {key}", file=sys.stderr)
-    return 1 if wrong else 0
+
+    def done(results: list[Result]) -> None:
+        record["results"] += results
+        print("\n".join(tables(record, results)), flush=True)
+        record["seconds"] = time.perf_counter() - begin
+        if options.json:
+            options.json.write_text(json.dumps(record, indent=1))
+
+    effort = Effort(options.repeats, options.seconds, options.budget, options.compile)
+    for part in parts_of(options):
+        if part.isa == library.instruction_set():
+            run_here(part, effort, done)
+        else:
+            run_elsewhere(part, options, done)
+    return verdict(record)
 
 
 def without_json(arguments: list[str]) -> list[str]:

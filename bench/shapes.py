@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,6 +46,8 @@ def tiny() -> list[Shape]:
     return [(16, 3, 3, 3), (16,), (127, 63), (20001,), (300, 64)]
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of gradients; parameters and momenta are float32
+
 LISTS: dict[str, Callable[[], list[Shape]]] = {"resnet56": resnet56, "gpt": gpt, "one": one, "tiny": tiny}
 
 
@@ -61,12 +64,21 @@ class Workspace:
     params: list[Tensor]
     momenta: list[Tensor]
     initial: dict[str, list[Tensor]]
+    dtype: str = "fp32"
 
     @functools.cached_property
     def moments(self) -> list[tuple[float, float]]:
         """Std and mean of every gradient, computed in float64."""
         pairs = (torch.std_mean(g.double(), correction=0) for g in self.initial["grads"])
         return [(float(std), float(mean)) for std, mean in pairs]
+
+    @functools.cached_property
+    def sigma(self) -> float:
+        """Std of all gradients together."""
+        sizes = [g.numel() for g in self.grads]
+        mean = sum(n * m for n, (_, m) in zip(sizes, self.moments, strict=True)) / sum(sizes)
+        square = sum(n * (s * s + (m - mean) ** 2) for n, (s, m) in zip(sizes, self.moments, strict=True))
+        return math.sqrt(square / sum(sizes))
 
     @property
     def device(self) -> torch.device:
@@ -81,16 +93,19 @@ class Workspace:
             torch._foreach_copy_(getattr(self, name), values)
 
 
-def workspace(name: str, device: str = "cpu") -> Workspace:
-    """Normal numbers, the same everywhere; gradients with a std of 2^-12 to 2^-8 and a mean of a tenth of it."""
+def workspace(name: str, device: str = "cpu", dtype: str = "fp32") -> Workspace:
+    """Normal numbers, the same everywhere; gradients with a std of 2^-12 to 2^-8 and a mean of a tenth of it.
+
+    dtype: of the gradients.
+    """
     shapes = LISTS[name]()
     generator = torch.Generator().manual_seed(20250)
     initial: dict[str, list[Tensor]] = {"grads": [], "params": [], "momenta": []}
     for i, shape in enumerate(shapes):
         scale = 2.0 ** (i % 5 - 12)
-        initial["grads"].append(torch.randn(shape, generator=generator).add_(0.1).mul_(scale))
+        initial["grads"].append(torch.randn(shape, generator=generator).add_(0.1).mul_(scale).to(DTYPES[dtype]))
         initial["params"].append(torch.randn(shape, generator=generator).mul_(0.05))
         initial["momenta"].append(torch.randn(shape, generator=generator).mul_(scale))
     initial = {name: [t.to(device) for t in tensors] for name, tensors in initial.items()}
     copies = {name: [t.clone() for t in tensors] for name, tensors in initial.items()}
-    return Workspace(name, **copies, initial=initial)
+    return Workspace(name, **copies, initial=initial, dtype=dtype)

@@ -17,9 +17,9 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 import fastgrad  # noqa: E402
-from bench import contestants, device, gpu  # noqa: E402
-from bench.contestants import Contestant  # noqa: E402
+from bench import device, gpu  # noqa: E402
 from bench.gate import Call  # noqa: E402
+from bench.rows import ROWS, Contestant  # noqa: E402
 from bench.shapes import Workspace, workspace  # noqa: E402
 
 QUICK = ["--device", "cpu", "--sizes", "tiny", "--repeats", "2", "--seconds", "0", "--warmup", "0"]
@@ -38,7 +38,7 @@ def truth() -> Workspace:
 
 def test_rows_are_those_of_the_cpu_with_floors_of_the_device():
     rows = gpu.rows()
-    assert set(rows) == set(contestants.ROWS) | {"fp4"}
+    assert set(rows) == set(ROWS)
     for row in rows.values():
         floors = [c.name for c in row.contestants if c.kind == "floor"]
         assert floors[:2] == ["floor: device-to-device copy", "floor: triad"]
@@ -118,7 +118,9 @@ def test_dry_run_from_end_to_end(tmp_path):
     record, text = json.loads(stored.read_text()), page.read_text()
     assert record["timer"] == "wall clock" and "dry run" in record["machine"]["device"]
     assert {r["row"] for r in record["results"]} == {"moments", "int8", "fp4", "momentum", "chain_fp8"}
-    assert all(r["failed"] is None and len(r["samples"]) == 2 for r in record["results"])
+    # Other libraries may be missing.
+    run = [r for r in record["results"] if r["package"] is None]
+    assert all(r["failed"] is None and len(r["samples"]) == 2 for r in run)
     assert str(tmp_path) not in text + stored.read_text()
     assert "torch.optim.SGD(fused=True)" in text and "4.625 bytes per element" in text
     assert "time / floor" in text and "dry run" in text
