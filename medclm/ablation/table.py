@@ -23,16 +23,19 @@ COLUMNS = (
 )
 
 
-def table(runs: Sequence[Run]) -> str:
+def table(runs: Sequence[Run], unseen: Run | None = None) -> str:
     """Losses of the val split and, where the runs were asked, scores of the test split and differences to the first
-    arm."""
+    arm.
+
+    unseen: the questions as answered without a look at the image; in the table of scores only.
+    """
     arms: dict[str, list[Run]] = {}
     for run in runs:
         arms.setdefault(run.arm, []).append(run)
     seeds = len({run.seed for run in runs})
     lines = [*_losses(arms, seeds)]
     if all(run.questions for run in runs):
-        lines += ["", *_scores(arms, seeds)]
+        lines += ["", *_scores(arms | ({unseen.arm: [unseen]} if unseen else {}), seeds)]
         if len(arms) > 1:
             lines += ["", *_differences(arms)]
     return "\n".join(lines) + "\n"

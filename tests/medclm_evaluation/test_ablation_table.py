@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+from medclm.ablation import comparison
 from medclm.ablation.comparison import Run
 from medclm.ablation.table import table
 
@@ -44,3 +46,23 @@ def test_means_spread_and_intervals():
 def test_runs_that_were_not_asked_have_losses_only():
     silent = [Run("adaptive", 0, {"validation": None, "shown": dict.fromkeys(("easy", "medium", "hard"), 0)})]
     assert "Percent" not in table(silent) and cells(table(silent), "adaptive", 0)[1:] == ["", "", "", "0/0/0"]
+
+
+def test_answers_without_a_look_are_each_kinds_most_frequent(monkeypatch):
+    rows = [*[{"kind": "is_there", "answer": "Yes"}] * 3, *[{"kind": "is_there", "answer": "No"}] * 2]
+    rows += [{"kind": "what", "answer": answer} for answer in ("nodule", "cyst")]  # as often: the first by name
+    found = {"train": rows}
+    monkeypatch.setattr(comparison.sets, "rows", lambda folder, *, split, columns: iter(found[split]))
+    asked = [
+        question(n, 0.0, 0.5, "easy") | {"truth": truth, "groups": {"kind": [kind]}}
+        for n, (kind, truth) in enumerate(
+            [("is_there", "yes"), ("is_there", "No"), ("what", "the cyst"), ("what", "nodule"), ("never seen", "x")]
+        )
+    ]
+    unseen = comparison.answered_unseen(Path("set"), asked)
+    assert [q["reply"] for q in unseen.questions] == ["Yes", "Yes", "cyst", "cyst", ""]
+    assert [q["scores"]["strict"]["accuracy"] for q in unseen.questions] == [1.0, 0.0, 1.0, 0.0, 0.0]
+    runs = [run("adaptive", seed, 15, 0.5) for seed in (0, 1)]
+    text = table(runs, comparison.Run(comparison.UNSEEN, 0, {}, runs[0].questions))
+    lines = [line for line in text.splitlines() if line.startswith(f"| {comparison.UNSEEN} |")]
+    assert len(lines) == 1 and lines[0].split("|")[2].strip().startswith("50.0<br>")  # among the scores, not the losses
