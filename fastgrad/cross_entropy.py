@@ -280,15 +280,9 @@ def _forward(
 
 
 def _backward(
-    gradient: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    log_sums: Tensor,
-    options: _Options,
-    needed: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    gradient: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, log_sums: Tensor,
+    options: _Options, needed: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of hidden, weight and bias where needed, from that of every token's loss [N]."""
     kept = _counted(targets, options.ignore_index, weight.shape[0])
     if kept is not None:
@@ -345,15 +339,9 @@ def _op_forward(
 
 
 def _op_backward(
-    gradient: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    log_sums: Tensor,
-    needed: Sequence[bool],
-    *options: Unpack[_Values],
-) -> tuple[Tensor, ...]:
+    gradient: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, log_sums: Tensor,
+    needed: Sequence[bool], *options: Unpack[_Values],
+) -> tuple[Tensor, ...]:  # fmt: skip
     with torch.autocast(hidden.device.type, enabled=False):
         made = _backward(gradient, hidden, weight, bias, targets, log_sums, _Options(*options), needed)
     return tuple(hidden.new_zeros(0) if t is None else t for t in made)
@@ -367,15 +355,9 @@ def _fake_forward(
 
 
 def _fake_backward(
-    gradient: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    log_sums: Tensor,
-    needed: Sequence[bool],
-    *options: Unpack[_Values],
-) -> tuple[Tensor, ...]:
+    gradient: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, log_sums: Tensor,
+    needed: Sequence[bool], *options: Unpack[_Values],
+) -> tuple[Tensor, ...]:  # fmt: skip
     return tuple(
         torch.empty(t.shape, dtype=t.dtype, device=t.device) if need and t is not None else hidden.new_empty(0)
         for t, need in zip((hidden, weight, bias), needed, strict=True)
