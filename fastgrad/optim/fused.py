@@ -87,7 +87,8 @@ class Plan:
         """The optimizer's states of the parameters. Looking each up would hash a tensor, which is slow, so it is done
         again only when the optimizer has other dictionaries than before."""
         present = list(optimizer.state.values())
-        if len(present) != len(self.present) or not all(map(is_, present, self.present)):
+        known = len(self.entries) == len(self.params) and len(present) == len(self.present)
+        if not known or not all(map(is_, present, self.present)):
             self.present = present
             self.entries = [optimizer.state.get(p, {}) for p in self.params]
         return self.entries
