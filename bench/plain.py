@@ -185,8 +185,9 @@ def quantize_fp4(grads: Lists, block: int = 32) -> list[Rounded]:
     for g in grads:
         x = blocks(g, block)
         absmax = x.abs().amax(1, keepdim=True)
-        exponent = torch.ceil(torch.log2(absmax / 6.0)).clamp(-126, 127)
-        scale = torch.where(absmax == 0, 1.0, torch.exp2(exponent))
+        mantissa, exponent = torch.frexp(absmax / 6.0)  # log2 would round numbers just above a power of two
+        exponent = (exponent - (mantissa == 0.5).int()).clamp(-126, 127)
+        scale = torch.where(absmax == 0, 1.0, torch.exp2(exponent.float()))
         codes = round_fp4(x * (1.0 / scale))
         factor = q_k(x, values_of_fp4(codes) * scale)
         flat = codes.view(-1)[: g.numel() + g.numel() % 2]

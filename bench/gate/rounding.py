@@ -59,12 +59,12 @@ class RoundingErrors:
         )
 
 
-def close_factor(name: str, factor: float, n: int, y: Tensor, q: Tensor) -> None:
+def close_factor(name: str, factor: float, n: int, y: Tensor, q: Tensor, tolerance: float = 1e-4) -> None:
     """q_k of n elements, of which y and q are all or a selection; that of a selection scatters a little."""
     square = torch.dot(y, y)
     truth = float(torch.dot(y, q) / square)
     scatter = 0.0 if y.numel() == n else 6 * float((y * (q - y)).norm() / square)
-    require(abs(factor - truth) < 1e-4 + scatter, f"{name} = {factor}, expected {truth}")
+    require(abs(factor - truth) < tolerance + scatter, f"{name} = {factor}, expected {truth}")
 
 
 def rounded(
@@ -79,6 +79,7 @@ def rounded(
     rounding: str = "stochastic",
     measured: bool = True,
     scale_tolerance: float = 1e-5,
+    factor_tolerance: float = 1e-4,
 ) -> None:
     """Per tensor (codes as numbers, scale, q_k); the scale is that of the absmax (times ``stretch``).
 
@@ -104,7 +105,7 @@ def rounded(
         # v is x / s rounded to float32, or x times a rounded inverse: a few units of it.
         errors.add(f"codes[{i}]", x / s, q, 4e-7 * (x / s).abs() if block or format in LARGEST else 0.0)
         if measured:
-            close_factor(f"q_k[{i}]", float(factor), n, x, q * s)
+            close_factor(f"q_k[{i}]", float(factor), n, x, q * s, factor_tolerance)
     errors.check()
 
 

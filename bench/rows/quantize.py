@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from bench.shapes import Workspace
 from fastgrad import shrinkage
 
 DELAYED = 1.25  # a delayed absmax is this much larger than the current one
+FLOAT32_DOT = 1e-3  # torch.dot of 25 M products is off by 3.4e-4
 FLOAT8 = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 
 
@@ -104,16 +106,17 @@ def _row(
     build: Build, references: tuple[Contestant, ...] = (), *, lists: int = 1, gated: dict | None = None,
     dtypes: tuple[str, ...] = ("fp32", "bf16"), **options: object,
 ) -> Row:  # fmt: skip
+    check = partial(gate.rounded, format=options["format"], **(gated or {}))
+    loose = partial(check, factor_tolerance=FLOAT32_DOT)
     contestants = (
         *floor,
         Contestant("fastgrad.quantize(out=)", "ours", partial(ours, keep=True, **options)),
         Contestant("fastgrad.quantize", "ours", partial(ours, **options)),
-        Contestant("torch eager, bit trick", "eager", build),
-        compiled_per_tensor(build, lists),
-        compiled(build),
+        Contestant("torch eager, bit trick", "eager", build, loose),
+        replace(compiled_per_tensor(build, lists), check=loose),
+        replace(compiled(build), check=loose),
         *references,
     )
-    check = partial(gate.rounded, format=options["format"], **(gated or {}))
     return Row(name, title, traffic, gradients, others, check, contestants, dtypes)
 
 
