@@ -27,11 +27,12 @@ where the list fits into it) and not of an algorithm.
 A contestant is a whole call as a user writes it: Python, the dispatcher, the outputs it allocates. Every
 one is checked against float64 first and is not timed if it fails (a std from `torch._foreach_norm` may be
 off by 1 %, plain torch's q_k by 0.1 %, others by 0.01 %). What does less than the row asks for says in its
-name what is missing, and that part which it does was checked. Then contestants and floors take turns (those
-of AdamW, which hold much, run one after another). A sample is the mean of at least 0.05 s of calls (one
-call, if that takes longer), after one that is not timed; the tables show the median of the samples and
-their quartiles. Slow calls get two samples. A sample during which other processes used more than 10 % of the CPUs is dropped and
-taken again; *disturbed* counts those that stayed disturbed. GB/s is by the bytes stated beside the title.
+name what is missing, and that part which it does was checked. Then contestants and floors take turns
+(those of AdamW, which hold much, run one after another). A sample is the mean of at least 0.05 s of calls
+(one call, if that takes longer), after one that is not timed; the tables show the median of the samples
+and their quartiles. Slow calls get two samples. A sample during which other processes used more than 10 %
+of the CPUs is dropped and taken again; *disturbed* counts those that stayed disturbed. GB/s is by the
+bytes stated beside the title.
 
 `torch.compile`, and libraries that compile, are timed warm; the first call, with an empty cache, stands beside
 them. A graph of a whole list is made only where that has few tensors (`--compile-all` makes all).
