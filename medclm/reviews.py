@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from datetime import datetime, timezone
@@ -17,7 +18,7 @@ FILE = "review.jsonl"
 
 
 def append(folder: Path, id: str, verdict: str, provenance_hash: str) -> None:
-    """On the disk when this returns. One write of a whole line, so that two reviewers do not mix theirs.
+    """On the disk when this returns. One at a time: two reviewers do not mix their lines.
 
     Raises ValueError for another verdict than accept and reject, DataError where it cannot be written.
     """
@@ -33,6 +34,8 @@ def append(folder: Path, id: str, verdict: str, provenance_hash: str) -> None:
     with writing(path):
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            # A reader may see the new size of a file before its bytes: another's line would look cut off.
+            fcntl.flock(handle, fcntl.LOCK_EX)
             size = os.fstat(handle).st_size
             # What a kill cut off must not swallow this line.
             torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -138,10 +137,12 @@ def _are_apart(tensors: list[Tensor]) -> bool:
     tensors without memory, too, which all begin at 0."""
     if not all(map(Tensor.is_contiguous, tensors)):
         return False
-    starts = np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
-    ends = starts + np.fromiter((t.nbytes for t in tensors), np.int64, len(tensors))
-    order = np.argsort(starts)
-    return bool((np.maximum.accumulate(ends[order])[:-1] <= starts[order][1:]).all())
+    end = 0
+    for start, nbytes in sorted([(t.data_ptr(), t.nbytes) for t in tensors]):
+        if start < end:
+            return False
+        end = start + nbytes
+    return True
 
 
 def no_overlap(written: dict[str, Sequence[Tensor]], read: dict[str, Sequence[Tensor]] | None = None) -> None:
