@@ -1,5 +1,6 @@
 // The kernels of one chunk. This file is compiled once per instruction set, FASTGRAD_ISA naming it; nothing
 // in it may be an inline function of another namespace than that one (tests/test_symbols.py reads the symbols).
+#include "block_absmax.h"
 #include "kernels.h"
 #include "numerics/normalizers.h"
 #include "row_squares.h"
@@ -107,23 +108,30 @@ void row_squares(const TensorJob& job, const Sweep& sweep, int64_t first, int64_
   }
 }
 
-// The scales of the tile's blocks, kept for the tile and written to memory.
+// The scales of the tile's blocks, kept for the tile and written to memory, and what they say about it.
 void block_scales(const TensorJob& job, const Sweep& sweep, const float* __restrict y, const Span& span,
-                  float* __restrict scales, float* __restrict inverses) {
-  const int padded = span.padded(), count = span.end;
-  const float largest = format_spec(static_cast<Format>(sweep.format)).largest;
-  const int blocks = (count + sweep.block - 1) / sweep.block;
+                  float* __restrict scales, float* __restrict inverses, TileQuantizer& quantizer) {
+  const int blocks = (span.end + sweep.block - 1) / sweep.block;
   const int64_t first = (span.offset - span.begin) / sweep.block;
-  for (int b = 0; b < blocks; ++b) {
-    const int start = b * sweep.block, size = sweep.block < count - start ? sweep.block : count - start;
-    scales[b] = job.given_scales != nullptr ? job.given_scales[first + b]
-                                            : bits_float(largest_finite_bits(y + start, size));
+  const float largest = format_spec(static_cast<Format>(sweep.format)).largest;
+  alignas(64) float absmax[kMaxBlocks];
+  quantizer.largest_y = block_absmax(y, span.end, sweep.block, absmax);
+  if (job.given_scales != nullptr) {
+    memcpy(scales, job.given_scales + first, blocks * sizeof(float));
+    for (int b = blocks; b % kFloats != 0; ++b) scales[b] = 1.0f;
+  } else if (sweep.pow2) {
+    for (int b = 0; b < blocks; ++b) scales[b] = scale_for(absmax[b], largest, true);
+    for (int b = blocks; b % kFloats != 0; ++b) scales[b] = 1.0f;
+  } else {
+    for (int b = 0; b < blocks; b += kFloats) store_floats(scales + b, largest_as<Floats>(load_floats(absmax + b), largest));
   }
-  for (int b = 0; b < blocks; ++b) {
-    if (job.given_scales == nullptr) scales[b] = scale_for(scales[b], largest, sweep.pow2);
-    inverses[b] = 1.0f / scales[b];
+  Floats largest_v = {};
+  for (int b = 0; b < blocks; b += kFloats) {
+    const Floats inverse = 1.0f / load_floats(scales + b);
+    store_floats(inverses + b, inverse);
+    largest_v = maximum(load_floats(absmax + b) * inverse, largest_v);
   }
-  for (int b = blocks; b * sweep.block < padded; ++b) scales[b] = inverses[b] = 1.0f;
+  quantizer.largest_v = largest_lane(largest_v);
   if (job.scales != nullptr) memcpy(job.scales + first, scales, blocks * sizeof(float));
 }
 
@@ -181,7 +189,7 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
     }
     const float* q = y;
     if (quantize) {
-      if (sweep.scale_kind == ScaleKind::block) block_scales(job, sweep, y, span, scales, inverses);
+      if (sweep.scale_kind == ScaleKind::block) block_scales(job, sweep, y, span, scales, inverses, quantizer);
       if (asks) quantizer.ahead = static_cast<const char*>(job.grad) + (offset + kTile) * type_size(job.grad_type);
       const TileResult one = quantize_tile(format, rounding, quantizer, y, tile, count, q_buffer, codes);
       q = q_buffer;

@@ -25,6 +25,10 @@ using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 std::string openmp_name;
 std::atomic<bool> forked{false};
 
+int (*omp_number)() = nullptr;
+
+int thread_number() { return omp_number != nullptr ? omp_number() : 0; }
+
 #if defined(__linux__)
 int remember_openmp(dl_phdr_info* info, size_t, void* found) {
   for (const char* name : {"libgomp", "libomp", "libiomp5"}) {
@@ -46,6 +50,7 @@ GompParallel find_openmp() {
   if (library == nullptr) return nullptr;
   const auto entry = reinterpret_cast<GompParallel>(dlsym(library, "GOMP_parallel"));
   const size_t slash = path.rfind('/');
+  omp_number = reinterpret_cast<int (*)()>(dlsym(library, "omp_get_thread_num"));
   if (entry != nullptr) openmp_name = "OpenMP (" + path.substr(slash == std::string::npos ? 0 : slash + 1) + ")";
   return entry;
 #else
@@ -58,21 +63,34 @@ GompParallel openmp() {
   return entry;
 }
 
+// Each thread has a share of consecutive tasks, the same from one loop over a list to the next, so that what it finds in
+// its own cache is what it left there. Who is done takes tasks of the others.
+struct Share {
+  alignas(64) std::atomic<int64_t> next;
+  int64_t end;
+};
+
 struct Work {
-  std::atomic<int64_t> next{0};
-  int64_t tasks;
+  std::vector<Share> shares;
   const std::function<void(int64_t)>* task;
 
-  void run() {
+  Work(int64_t tasks, int64_t threads, const std::function<void(int64_t)>& task) : shares(threads), task(&task) {
+    for (int64_t t = 0; t < threads; ++t) {
+      shares[t].next = tasks * t / threads;
+      shares[t].end = tasks * (t + 1) / threads;
+    }
+  }
+  void run(int own) {
     const SubnormalsOn guard;
-    for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < tasks;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      (*task)(i);
+    const int threads = static_cast<int>(shares.size());
+    for (int other = 0; other < threads; ++other) {
+      Share& share = shares[(own + other) % threads];
+      for (int64_t i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) (*task)(i);
     }
   }
 };
 
-void run_work(void* work) { static_cast<Work*>(work)->run(); }
+void run_work(void* work) { static_cast<Work*>(work)->run(thread_number()); }
 
 }  // namespace
 
@@ -83,19 +101,17 @@ void watch_forks() {
 }
 
 void parallel_for(int64_t tasks, int threads, const std::function<void(int64_t)>& task) {
-  Work work;
-  work.tasks = tasks;
-  work.task = &task;
   const GompParallel team = openmp();
   const int64_t wanted = threads < tasks ? threads : tasks;
+  Work work(tasks, wanted <= 1 || forked ? 1 : wanted, task);
   if (wanted <= 1 || forked) {
-    work.run();
+    work.run(0);
   } else if (team != nullptr) {
     team(run_work, &work, static_cast<unsigned>(wanted), 0);
   } else {
     std::vector<std::thread> others;
-    for (int64_t i = 1; i < wanted; ++i) others.emplace_back(run_work, &work);
-    work.run();
+    for (int64_t i = 1; i < wanted; ++i) others.emplace_back([&work, i] { work.run(static_cast<int>(i)); });
+    work.run(0);
     for (std::thread& other : others) other.join();
   }
 }

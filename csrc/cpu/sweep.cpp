@@ -22,6 +22,8 @@ constexpr int64_t kTaskElements = 32768;
 constexpr int64_t kCachedBytes = int64_t{4} << 20;
 // Outputs larger than this are written past the cache.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
+// Rows of at most this length are so short beside a chunk that those between two of them may be read twice.
+constexpr int64_t kShortRow = kChunk / 8;
 
 int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
 
@@ -97,6 +99,13 @@ class SweepRun {
   double* row(int i) { return table_ + int64_t{i} * kTableColumns; }
   const double* lagged_row(int i) const { return sweep_.lagged + int64_t{i} * kTableColumns; }
   bool by_rows(const TensorJob& job) const { return fastgrad::by_rows(job, sweep_); }
+  // Whether the rows of a chunk are measured just before the rest of its sweep, which nothing but their means delays.
+  bool rows_in_pass(const TensorJob& job) const {
+    if (!by_rows(job) || job.n == 0 || job.n / job.rows > kShortRow) return false;
+    const bool scale_first = scaled_by_tensor(sweep_) && job.quantized() && job.given_scales == nullptr && !sweep_.lagged;
+    return !needs_.all_first && !sweep_.two_reads && !sweep_.sharded && !job.factored() && !scale_first &&
+           sweep_.phase == Phase::all;
+  }
   int64_t gradient_bytes(int i) const { return jobs_[i].n * (jobs_[i].grad_type == Type::fp32 ? 4 : 2); }
 
   // All that follows the moments.
@@ -141,7 +150,13 @@ class SweepRun {
     for (int i = first; i < last; ++i) {
       const TensorJob& job = jobs_[i];
       if (job.n == 0 || (sweep_.sharded && !by_rows(job))) continue;
-      if (by_rows(job)) {
+      if (rows_in_pass(job)) {
+        // Those that lie in two chunks: neither may be changed before both halves are read.
+        const int64_t length = job.n / job.rows;
+        for (int64_t c = 1; c < chunks_of(job.n); ++c) {
+          if (c * kChunk % length != 0) tasks.add({i, c * kChunk / length, c * kChunk / length + 1}, length);
+        }
+      } else if (by_rows(job)) {
         const int64_t length = job.n / job.rows, step = length >= kTaskElements ? 1 : kTaskElements / length;
         for (int64_t r = 0; r < job.rows; r += step) {
           const int64_t end = r + step < job.rows ? r + step : job.rows;
@@ -158,8 +173,7 @@ class SweepRun {
     tasks.run(sweep_.threads, [&](const Piece& piece) {
       const TensorJob& job = jobs_[piece.tensor];
       if (by_rows(job)) {
-        double* out = reinterpret_cast<double*>(row_moments_.get() + row_starts_[piece.tensor] + piece.first);
-        piece_absmax[&piece - pieces] = kernels_.row_moments(job, sweep_, piece.first, piece.last, out);
+        piece_absmax[&piece - pieces] = measure_rows(piece);
       } else {
         kernels_.moments(job, sweep_, piece.first, results_[chunk_starts_[piece.tensor] + piece.first].moments);
       }
@@ -169,14 +183,15 @@ class SweepRun {
       largest = piece_absmax[p] > largest ? piece_absmax[p] : largest;
     }
     for (int i = first; i < last && !sweep_.sharded; ++i) {
-      if (by_rows(jobs_[i]) && jobs_[i].n > 0) {
-        Moments* rows = row_moments_.get() + row_starts_[i];
-        halving_tree(rows, jobs_[i].rows, merge_moments);
-        write_moments(rows[0], row(i));
-      } else {
-        merge_chunk_moments(i);
-      }
+      if (rows_in_pass(jobs_[i])) continue;
+      by_rows(jobs_[i]) && jobs_[i].n > 0 ? merge_row_moments(i) : merge_chunk_moments(i);
     }
+  }
+
+  void merge_row_moments(int i) {
+    Moments* rows = row_moments_.get() + row_starts_[i];
+    halving_tree(rows, jobs_[i].rows, merge_moments);
+    write_moments(rows[0], row(i));
   }
 
   void merge_chunk_moments(int i) {
@@ -317,13 +332,29 @@ class SweepRun {
       for (int64_t c = 0; c < chunks_of(n); ++c) tasks.add({i, c, c + 1}, n - c * kChunk < kChunk ? n - c * kChunk : kChunk);
     }
     tasks.run(sweep_.threads, [&](const Piece& piece) {
-      kernels_.process(jobs_[piece.tensor], sweep_, piece.first, &results_[chunk_starts_[piece.tensor] + piece.first]);
+      const TensorJob& job = jobs_[piece.tensor];
+      ChunkResult* result = &results_[chunk_starts_[piece.tensor] + piece.first];
+      rows_in_pass(job) ? process_rows(piece, result) : kernels_.process(job, sweep_, piece.first, result);
     });
     for (int i = first; i < last; ++i) collect(i);
   }
 
+  // The rows that lie within a chunk, and then, from the cache, the rest of its sweep.
+  void process_rows(const Piece& piece, ChunkResult* result) {
+    const TensorJob& job = jobs_[piece.tensor];
+    const int64_t length = job.n / job.rows, begin = piece.first * kChunk, end = job.n - begin < kChunk ? job.n : begin + kChunk;
+    measure_rows({piece.tensor, (begin + length - 1) / length, end / length});
+    kernels_.process(job, sweep_, piece.first, result);
+  }
+
+  float measure_rows(const Piece& rows) {
+    double* out = reinterpret_cast<double*>(row_moments_.get() + row_starts_[rows.tensor] + rows.first);
+    return rows.first < rows.last ? kernels_.row_moments(jobs_[rows.tensor], sweep_, rows.first, rows.last, out) : 0.0f;
+  }
+
   void collect(int i) {
     if (sweep_.moments_in_pass) merge_chunk_moments(i);
+    if (rows_in_pass(jobs_[i])) merge_row_moments(i);
     const int64_t chunks = chunks_of(jobs_[i].grid());
     ChunkResult* results = results_.data() + chunk_starts_[i];
     for (int64_t c = 0; c < chunks; ++c) {

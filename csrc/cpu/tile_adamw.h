@@ -74,9 +74,7 @@ void load_first(const AdamwState& state, const Span& span, TileBlocks& blocks, f
 template <Format F>
 void store_first(const AdamwState& state, const Span& span, const TileNoise& noise, TileBlocks& blocks, const float* x,
                  bool finite) {
-  for (int b = blocks.first(span); b < blocks.first(span) + blocks.count(span); ++b) {
-    blocks.scales[b] = scale_for(block_absmax(x + b * blocks.block, blocks.block, finite), format_spec(F).largest, false);
-  }
+  blocks.fit(x, span, format_spec(F).largest);
   encode_blocks<F, Rounding::stochastic>(x, span, finite, noise, blocks, state.first);
 }
 
@@ -136,9 +134,7 @@ void load_second(const TensorJob& job, const Span& span, TileBlocks& blocks, Til
 void store_roots(const AdamwState& state, const Span& span, const TileNoise& noise, TileBlocks& blocks,
                  const float* __restrict r) {
   const float largest = root_bits(state) == 8 ? kRootCodes8 : kRootCodes4;
-  for (int b = blocks.first(span); b < blocks.first(span) + blocks.count(span); ++b) {
-    blocks.scales[b] = scale_for(largest_magnitude(r + b * blocks.block, blocks.block), largest, false);
-  }
+  blocks.fit(r, span, largest);
   blocks.store(span);
   alignas(64) uint8_t codes[kTile];
   const int shift = __builtin_ctz(static_cast<unsigned>(blocks.block)), rows = span.padded() / kColumns;
@@ -171,9 +167,11 @@ void store_parameter(const TensorJob& job, const Span& span, Rounding rounding, 
   if (job.parameter_scales == nullptr) {
     return store_numbers(from, job.parameter, job.parameter_type, span, rounding, noise, finite);
   }
-  for (int b = blocks.first(span); b < blocks.first(span) + blocks.count(span); ++b) {
-    const float absmax = block_absmax(from.x + b * blocks.block, blocks.block, finite);
-    blocks.scales[b] = parameter_scale(absmax, blocks.scales[b]);
+  alignas(64) float absmax[kTile / 16];
+  blocks.measure(from.x, span, absmax);
+  for (int b = 0; b < blocks.count(span); ++b) {
+    float& scale = blocks.scales[blocks.first(span) + b];
+    scale = parameter_scale(absmax[b], scale);
   }
   if (rounding == Rounding::stochastic) {
     encode_blocks<Format::int8, Rounding::stochastic>(from.x, span, finite, noise, blocks, job.parameter);

@@ -2,6 +2,7 @@
 // See docs/numerics.md, section 12. Blocks lie wholly inside a tile, and inside what a shard has of it.
 #pragma once
 
+#include "block_absmax.h"
 #include "tile_quantize.h"
 
 #include "numerics/adamw.h"
@@ -16,6 +17,16 @@ struct TileBlocks {
 
   int first(const Span& span) const { return span.begin / block; }
   int count(const Span& span) const { return span.count() / block; }
+  // The largest finite magnitudes of the blocks of a tile.
+  void measure(const float* x, const Span& span, float* absmax) const {
+    block_absmax(x + first(span) * block, span.count(), block, absmax);
+  }
+  // Gives every block the scale under which its largest magnitude becomes `largest`.
+  void fit(const float* x, const Span& span, float largest) {
+    alignas(64) float absmax[kTile / 16];
+    measure(x, span, absmax);
+    for (int b = 0; b < count(span); ++b) scales[first(span) + b] = largest_as(absmax[b], largest);
+  }
   float* at(const Span& span) const { return memory + span.offset / block; }
 
   void load(const Span& span) { memcpy(scales + first(span), at(span), count(span) * sizeof(float)); }
@@ -28,24 +39,6 @@ struct TileBlocks {
     }
   }
 };
-
-// The largest magnitude of `count` finite numbers, a multiple of 16.
-inline float largest_magnitude(const float* __restrict x, int count) {
-  Floats largest = {};
-  if constexpr (kFloats > 16) return bits_float(largest_finite_bits(x, count));
-  for (int i = 0; i < count; i += kFloats) largest = maximum(magnitude(load_floats(x + i)), largest);
-  return largest_lane(largest);
-}
-
-inline bool all_finite(const float* __restrict x, const Span& span) {
-  Words largest = {};
-  for (int i = 0; i < span.padded(); i += kFloats) largest = maximum(largest, float_bits(load_floats(x + i)) & kMagnitude);
-  return largest_lane(largest) < kInfinity;
-}
-
-inline float block_absmax(const float* x, int block, bool finite) {
-  return finite ? largest_magnitude(x, block) : bits_float(largest_finite_bits(x, block));
-}
 
 // The noise of one tile, made ahead of its use.
 struct TileNoise {

@@ -95,19 +95,33 @@ inline Moments moments_of_odd_tile(const float* __restrict x, int count) {
   return out;
 }
 
+// Smallest and largest of `count` finite elements alone. The last vector overlaps the one before it.
+inline void range_of(const float* __restrict x, int count, float* min, float* max) {
+  *min = *max = x[0];
+  if (count < kFloats) {
+    for (int i = 1; i < count; ++i) {
+      *min = x[i] < *min ? x[i] : *min;
+      *max = x[i] > *max ? x[i] : *max;
+    }
+    return;
+  }
+  Floats lowest = load_floats(x + count - kFloats), highest = lowest;
+  for (int i = 0; i + kFloats <= count; i += kFloats) {
+    const Floats v = load_floats(x + i);
+    lowest = minimum(v, lowest);
+    highest = maximum(v, highest);
+  }
+  *min = smallest_lane(lowest);
+  *max = largest_lane(highest);
+}
+
 // x: `count` elements, then +0 up to the end of the row.
 inline __attribute__((always_inline)) Moments moments_of_rows(const float* __restrict x, int count, int rows) {
   TileSum t = sum_and_range(x, rows);
   const float absmax = -t.min > t.max ? -t.min : t.max;
   // A NaN or an infinity anywhere makes the sum non-finite.
   if (!is_finite(t.sum) || range_exponent(float_bits(absmax) & kMagnitude) != 0) return moments_of_odd_tile(x, count);
-  if (count % kColumns != 0) {  // the padding must not count as a minimum or maximum
-    t.min = t.max = x[0];
-    for (int i = 1; i < count; ++i) {
-      t.min = x[i] < t.min ? x[i] : t.min;
-      t.max = x[i] > t.max ? x[i] : t.max;
-    }
-  }
+  if (count % kColumns != 0) range_of(x, count, &t.min, &t.max);  // the padding must not count
   const float n = static_cast<float>(count), mean32 = t.sum / n;
   float s1, s2;
   deviations(x, count, mean32, &s1, &s2);

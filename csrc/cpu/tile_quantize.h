@@ -14,6 +14,8 @@ struct TileQuantizer {
   const float* inverses = nullptr;
   int block_shift = 10;  // log2 of the elements of a block; of a tile, where there is one scale
   bool given = false;  // scales that were not measured on this tile: nothing is known about them
+  uint32_t largest_y = 0;  // of blocks: bits of the largest |y|, and the largest |y| times its inverse scale
+  float largest_v = 0;
   const char* ahead = nullptr;  // 4 KB that the next tile reads, asked for while this one is rounded
 };
 
@@ -129,7 +131,7 @@ inline __attribute__((always_inline)) void ask_for_columns(const char* lines, in
 
 // What is known of a tile once all its column groups are quantized.
 struct TileLook {
-  Words largest_y = {}, largest_v = {}, zeroed = {};
+  Words largest_y = {}, zeroed = {};
   Words smallest = ~Words{};  // of the non-zero magnitudes, less one
 };
 
@@ -168,12 +170,11 @@ inline __attribute__((always_inline)) GroupSums quantize_group(const TileQuantiz
     if constexpr (BLOCKS) {
       scale = splat<Floats>(z.scales[at >> z.block_shift]);
       inverse = splat<Floats>(z.inverses[at >> z.block_shift]);
-      look.largest_v = maximum(look.largest_v, float_bits(vy * inverse) & kMagnitude);
     }
     if constexpr (NORMAL) least = minimum(magnitude(S == Scaling::none ? vy : vy * inverse), least);
     const auto one = quantize_finite<F, R, S, NORMAL>(vy, inverse, scale, noise.row(r));
     const Words m = float_bits(vy) & kMagnitude;
-    look.largest_y = maximum(look.largest_y, m);
+    if constexpr (!BLOCKS) look.largest_y = maximum(look.largest_y, m);
     if constexpr (rarely_zero<F, S>()) {
       look.smallest = minimum(look.smallest, m - 1u);
     } else if constexpr (!NORMAL) {
@@ -217,10 +218,10 @@ inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantiz
     store_floats(qq + c, sums.qq);
   }
   TileResult out;
-  out.absmax = largest_lane(look.largest_y);
+  out.absmax = BLOCKS ? z.largest_y : largest_lane(look.largest_y);
   if (out.absmax >= kInfinity) return quantize_odd_tile<F, R>(z, y, tile, count, q, codes);
-  // The largest |v| follows from the largest |y|: multiplication is monotone.
-  const float v = BLOCKS ? bits_float(largest_lane(look.largest_v)) : bits_float(out.absmax) * z.inverse;
+  // The largest |v| follows from the largest |y| under one scale: multiplication is monotone.
+  const float v = BLOCKS ? z.largest_v : bits_float(out.absmax) * z.inverse;
   if (v > spec.largest) out.saturated = count_saturated<F>(z, y, count);
   if constexpr (rarely_zero<F, S>()) {
     const uint32_t may_vanish = (spec.exponent0 << 23) - 1u;  // a larger magnitude cannot become zero

@@ -246,12 +246,17 @@ FG_FN float dequantize_code(uint32_t code, float scale) {
   return bits_float(float_bits(value) | sign);
 }
 
-// The scale of a tensor or block whose largest finite magnitude is `absmax`, and its inverse (section 5).
+// The scale under which `absmax` becomes `largest`.
+template <class Float>
+FG_FN Float largest_as(Float absmax, float largest) {
+  const Float ratio = absmax / largest, smallest = splat<Float>(power_of_two(-126));
+  return select(absmax == 0.0f, splat<Float>(1.0f), select(ratio > smallest, ratio, smallest));
+}
+
+// The scale of a tensor or block whose largest finite magnitude is `absmax` (section 5).
 FG_FN float scale_for(float absmax, float largest, bool pow2) {
-  if (absmax == 0.0f) return 1.0f;
-  const float smallest = power_of_two(-126);
+  if (!pow2 || absmax == 0.0f) return largest_as(absmax, largest);
   const float ratio = absmax / largest;
-  if (!pow2) return ratio > smallest ? ratio : smallest;
   // Of `ratio`, rounded to float32, only the exponent is used; the exact product decides about one more.
   int e = static_cast<int>(float_bits(ratio) >> 23) - 127;
   if (e < -126) e = -126;
