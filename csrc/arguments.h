@@ -1,5 +1,5 @@
-// From Python to a sweep: a list of tensors comes as columns, buffers of int64 (array.array("q")) with one entry per
-// tensor. Shapes, types and aliasing were checked by the caller (fastgrad/ops).
+// From Python to a sweep: a list of tensors comes as columns, lists of numbers with one entry per tensor. Shapes, types
+// and aliasing were checked by the caller (fastgrad/ops).
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -16,27 +16,33 @@ namespace fastgrad {
 
 namespace py = pybind11;
 
+inline int64_t number_of(int64_t, PyObject* number) { return PyLong_AsLongLong(number); }
+inline double number_of(double, PyObject* number) { return PyFloat_AsDouble(number); }
+
 // One column of the list, or nothing.
 template <class T>
 class Column {
  public:
   Column(const py::dict& columns, const char* name, size_t expected) {
-    if (!columns.contains(name)) return;
-    info_ = columns[name].cast<py::buffer>().request();
-    if (info_.itemsize != sizeof(T) || static_cast<size_t>(info_.size) != expected) {
-      throw std::invalid_argument(std::string(name) + ": wrong item size or length");
+    PyObject* list = PyDict_GetItemString(columns.ptr(), name);
+    if (list == nullptr) return;
+    if (!PyList_Check(list) || static_cast<size_t>(PyList_GET_SIZE(list)) != expected) {
+      throw std::invalid_argument(std::string(name) + ": expected a list of one number per tensor");
     }
+    numbers_.resize(expected);
+    for (size_t i = 0; i < expected; ++i) numbers_[i] = number_of(T{}, PyList_GET_ITEM(list, i));
+    if (PyErr_Occurred()) throw py::error_already_set();
   }
-  explicit operator bool() const { return info_.ptr != nullptr; }
-  T operator[](size_t i) const { return static_cast<const T*>(info_.ptr)[i]; }
-  T get(size_t i, T otherwise) const { return *this ? (*this)[i] : otherwise; }
+  explicit operator bool() const { return !numbers_.empty(); }
+  T operator[](size_t i) const { return numbers_[i]; }
+  T get(size_t i, T otherwise) const { return *this ? numbers_[i] : otherwise; }
   template <class P>
   P* address(size_t i) const {
-    return *this ? reinterpret_cast<P*>(static_cast<uintptr_t>((*this)[i])) : nullptr;
+    return *this ? reinterpret_cast<P*>(static_cast<uintptr_t>(numbers_[i])) : nullptr;
   }
 
  private:
-  py::buffer_info info_;
+  std::vector<T> numbers_;
 };
 
 template <class T>

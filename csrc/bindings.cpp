@@ -3,6 +3,7 @@
 #ifdef FASTGRAD_CUDA
 #include "cuda/bindings.h"
 #endif
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 #include "cpu/sweep.h"
 #include "numerics/philox.h"
@@ -92,6 +93,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("parallel_engine", &fastgrad::parallel_engine, "What runs the threads.");
   m.def("sweep", &fastgrad::sweep, py::arg("columns"), py::arg("options"), py::arg("table"));
   m.def("dequantize", &fastgrad::dequantize);
+  m.def("prefer_large_pages", &fastgrad::prefer_large_pages);
   m.def("noise", &fastgrad::noise);
   m.def("round_values", &fastgrad::round_values);
   m.def("philox7", &fastgrad::philox<7>);

@@ -1,16 +1,17 @@
 """What csrc/bindings.cpp exports, for type checkers. Private: the seam is fastgrad.ops. Addresses and sizes are int."""
 
-from array import array
 from typing import Any
+
+Columns = dict[str, list[int] | list[float]]  # name -> one number per tensor
 
 numerics_version: int
 compiler: str
 
 def instruction_sets() -> list[str]: ...
 def parallel_engine() -> str: ...
-def sweep(columns: dict[str, array[Any]], options: dict[str, Any], table: int) -> bool: ...  # False: skipped
+def sweep(columns: Columns, options: dict[str, Any], table: int) -> bool: ...  # False: skipped
 def dequantize(
-    columns: dict[str, array[Any]],
+    columns: Columns,
     count: int,
     format: int,
     block: int,
@@ -18,6 +19,7 @@ def dequantize(
     threads: int,
     instruction_set: str,
 ) -> None: ...
+def prefer_large_pages(memory: int, bytes: int) -> None: ...
 
 # Only where the module was built with CUDA.
 def cuda_unavailable(device: int) -> str: ...
@@ -25,14 +27,14 @@ def cuda_unavailable(device: int) -> str: ...
 class CudaSweep:
     upload_bytes: int
     workspace_bytes: int
-    def __init__(self, columns: dict[str, array[Any]], options: dict[str, Any], device: int) -> None: ...
+    def __init__(self, columns: Columns, options: dict[str, Any], device: int) -> None: ...
     def write_upload(self, host: int) -> None: ...
     def launch(self, upload: int, workspace: int, table: int, stream: int) -> None: ...
 
 class CudaDequantize:
     upload_bytes: int
     def __init__(
-        self, columns: dict[str, array[Any]], count: int, format: int, block: int, out_type: int, device: int
+        self, columns: Columns, count: int, format: int, block: int, out_type: int, device: int
     ) -> None: ...
     def write_upload(self, host: int) -> None: ...
     def launch(self, upload: int, stream: int) -> None: ...

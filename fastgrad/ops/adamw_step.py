@@ -205,10 +205,11 @@ def _implementation(
         bounds=bounds,
         whole_rows=whole_rows,
     )
+    by_rows = method == "centralize" or any(map(Tensor.numel, exp_avg_sq_scales))  # some may be means of columns
     table = engine.sweep(
         dense_g,
         flags=[3] * len(params) if flags is None else flags,
-        rows=[p.shape[0] if p.dim() > 1 else 0 for p in params],
+        rows=[checks.dim0_rows(p) for p in params] if by_rows else None,
         params=dense_p,
         states=states,
         hyper=hyper,

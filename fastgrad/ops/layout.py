@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastgrad import library
 from fastgrad.ops.checks import is_dense, rows_are_outermost
+
+_LARGE = 8 << 20  # bytes from which pages of 2 MB are worth a call of the system
 
 
 def readable(tensors: Sequence[Tensor], by_rows: bool = False) -> list[Tensor]:
@@ -42,3 +45,13 @@ def same_layout(t: Tensor, model: Tensor) -> Tensor:
     if t.stride() == model.stride() or (t.is_contiguous() and model.is_contiguous()):
         return t
     return torch.empty_like(model, dtype=t.dtype).copy_(t)
+
+
+def fresh(tensors: Sequence[Tensor]) -> None:
+    """Prepares memory that was allocated but not touched yet: on the CPU its first touch costs more than what is
+    written there, less so in large pages."""
+    if library.native is None:
+        return
+    for t in tensors:
+        if t.is_cpu and t.nbytes >= _LARGE:
+            library.native.prefer_large_pages(t.data_ptr(), t.nbytes)

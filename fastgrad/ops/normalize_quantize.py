@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgrad.ops import checks
 from fastgrad.ops.engines import Engine, declare
 from fastgrad.ops.gradient_moments import gradient_moments
-from fastgrad.ops.layout import changed, readable, written
+from fastgrad.ops.layout import changed, fresh, readable, written
 from fastgrad.ops.sweeps import FORMATS, NORMALIZE, QUANTIZE, empty_table, reference_sweep
 from fastgrad.reference.philox import DEFAULT_SEED, signed64
 
@@ -246,6 +246,7 @@ def _out_of_place(
 ) -> tuple[Tensor, Tensor]:
     dense = readable([tensor], by_rows=method == "centralize")
     out = torch.empty_like(dense[0])
+    fresh([out])
     return out, _treat(engine, dense, [out], [checks.dim0_rows(tensor)], flags, method, *(*options, False))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgrad.ops import checks
 from fastgrad.ops.engines import Engine, declare
-from fastgrad.ops.layout import changed, readable
+from fastgrad.ops.layout import changed, fresh, readable
 from fastgrad.ops.normalize_quantize import default_scale
 from fastgrad.ops.sweeps import DTYPES, FORMATS, PURPOSES, QUANTIZE, empty_table, reference_sweep
 from fastgrad.reference.formats import FORMATS as SPECS
@@ -241,6 +241,7 @@ def _new(
     engine: Engine, tensors: list[Tensor], format: str, rounding: str, scale: str, block: int, *rest: Any
 ) -> _Stored:
     codes, scales = _outputs(readable(tensors), format, scale, block)
+    fresh(codes)
     table = _write(engine, tensors, codes, scales, format, rounding, scale, block, *rest)
     return codes, scales, table
 
@@ -391,6 +392,7 @@ def _dequantize(
     engine: Engine, codes: list[Tensor], scales: list[Tensor], format: str, block: int, *layout: Any
 ) -> list[Tensor]:
     values = _empty_values(codes, *layout)
+    fresh(values)
     _check_codes(codes, scales, format, block, values)
     if values:
         engine.dequantize(codes, scales, format, block, values)

@@ -7,9 +7,10 @@ device of the tensors. :mod:`fastgrad.ops.device_sweeps` has those of a GPU.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
-from typing import Any, overload
+from itertools import repeat
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from fastgrad.reference import formats, normalizers, philox
 from fastgrad.reference import sweep as reference
 from fastgrad.reference.adamw import States
 from fastgrad.reference.scales import spread
+
+if TYPE_CHECKING:
+    from fastgrad._native import Columns
 
 NORMALIZE, QUANTIZE, FIRST = reference.NORMALIZE, reference.QUANTIZE, reference.FIRST
 COLUMNS = reference.COLUMNS
@@ -37,21 +41,26 @@ PURPOSES = tuple(philox.PURPOSES)
 BLOCKS = (16, 32, 64, 128, 256)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
+_FORMAT_NUMBERS = {name: number for number, name in enumerate(FORMATS)}
+_SECOND_NUMBERS = {name: number for number, name in enumerate(SECOND_MOMENTS)}
+_dtype = attrgetter("dtype")
 
 
-def addresses(tensors: Sequence[Tensor]) -> array:
-    return array("q", map(Tensor.data_ptr, tensors))
+# Columns are made by map of functions in C: with lists of small tensors, a loop in Python costs more than the sweep.
+def addresses(tensors: Sequence[Tensor]) -> list[int]:
+    """0 for a tensor without elements."""
+    return list(map(Tensor.data_ptr, tensors))
 
 
-def _types(tensors: Sequence[Tensor]) -> array:
-    return array("q", [DTYPES[t.dtype] for t in tensors])
+def _types(tensors: Sequence[Tensor]) -> list[int]:
+    return list(map(DTYPES.__getitem__, map(_dtype, tensors)))
 
 
-def sizes(grads: Sequence[Tensor], **others: Sequence[Tensor] | None) -> array:
+def sizes(grads: Sequence[Tensor], **others: Sequence[Tensor] | None) -> list[int]:
     """Elements of every tensor; what is read and written beside it must have as many."""
-    numbers = array("q", map(Tensor.numel, grads))
+    numbers = list(map(Tensor.numel, grads))
     for name, tensors in others.items():
-        if tensors is not None and array("q", map(Tensor.numel, tensors)) != numbers:
+        if tensors is not None and tensors is not grads and list(map(Tensor.numel, tensors)) != numbers:
             raise ValueError(f"{name}: expected {len(numbers)} tensors with as many elements as the gradients")
     return numbers
 
@@ -92,22 +101,22 @@ def native_arguments(
     purpose: str = "gradient",
     weight_rounding: str = "nearest",
     **options: Any,
-) -> tuple[dict[str, array], dict[str, Any]]:
+) -> tuple[Columns, dict[str, Any]]:
     """Columns, one entry per tensor, and options as csrc/arguments.h reads them.
 
     Addresses are read anew for every call: a cached one would dangle.
     """
     count, device = len(grads), grads[0].device
-    columns = {
+    columns: Columns = {
         "n": sizes(grads, outs=outs, params=params, momenta=momenta),
-        "flags": array("q", flags),
+        "flags": list(flags),
         "grad": addresses(grads),
         "grad_type": _types(grads),
     }
     if rows is not None and (method == "centralize" or states is not None):
-        columns["rows"] = array("q", rows)
+        columns["rows"] = list(rows)
     if ids is not None:
-        columns["ids"] = array("q", ids)
+        columns["ids"] = list(ids)
     if outs is not None:
         columns["out"], columns["out_type"] = addresses(outs), _types(outs)
     if codes is not None:
@@ -118,24 +127,24 @@ def native_arguments(
         columns["given_scales"] = addresses(given_scales)
     if params is not None:
         columns["param"] = addresses(params)
-        columns["param_type"] = array("q", [DTYPES.get(p.dtype, 0) for p in params])
+        columns["param_type"] = list(map(DTYPES.get, map(_dtype, params), repeat(0)))
         assert hyper is not None, "an update needs hyper"
         options["hyper"], options["hyper_rows"] = _float64_address("hyper", hyper, device), hyper.shape[0]
         if momenta:
             columns["momentum"], columns["momentum_type"] = addresses(momenta), _types(momenta)
         if groups is not None:
-            columns["group"] = array("q", groups)
+            columns["group"] = list(groups)
         if factors is not None and device.type == "cuda":
             options["factors_address"] = _float64_address("factors", factors, device)
         elif factors is not None:
-            columns["factor"] = array("d", factors.tolist())
+            columns["factor"] = factors.tolist()
     if states is not None:
         assert params is not None, "states belong to parameters"
         options["update"], options["phase"] = UPDATES.index("adamw"), PHASES.index(states.phase)
         on_host = isinstance(step, Tensor) and step.device.type == "cpu"  # a GPU adds a clock of its own memory itself
         columns.update(_state_columns(params, states, int(step) if on_host else 0))
     if offsets is not None:
-        columns["offset"] = array("q", offsets)
+        columns["offset"] = list(offsets)
     if state is not None:
         options["state"] = _float64_address("state", state, device)
     if lagged is not None:
@@ -158,38 +167,32 @@ def native_arguments(
     return columns, options
 
 
-def _blocks(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> array:
-    return array("q", [t.numel() // s.numel() if s.numel() else 0 for t, s in zip(tensors, scales, strict=True)])
-
-
-def _addresses_or_none(tensors: Sequence[Tensor]) -> array:
-    return array("q", [t.data_ptr() if t.numel() else 0 for t in tensors])
-
-
-def _state_columns(params: Sequence[Tensor], states: States, clock: int) -> dict[str, array]:
-    """What AdamW keeps of every tensor, as csrc/arguments.h reads it; the clock is added to the ages."""
-    first_formats = [FORMATS.index(states.first_format(i)) for i in range(len(params))]
-    second_kinds = [SECOND_MOMENTS.index(states.second_kind(i, p.numel())) for i, p in enumerate(params)]
-    columns = {
-        "param_scales": _addresses_or_none(states.param_scales),
-        "param_block": _blocks(params, states.param_scales),
-        "first": _addresses_or_none(states.exp_avgs),
-        "first_format": array("q", first_formats),
-        "first_scales": _addresses_or_none(states.exp_avg_scales),
-        "first_block": _blocks(params, states.exp_avg_scales),
-        "second": _addresses_or_none(states.exp_avg_sqs),
-        "second_kind": array("q", second_kinds),
-        "second_scales": _addresses_or_none(states.exp_avg_sq_scales),
-        "second_block": _blocks(params, states.exp_avg_sq_scales),
-        "age": array("q", [age + clock for age in states.ages]),
+def _state_columns(params: Sequence[Tensor], states: States, clock: int) -> Columns:
+    """What AdamW keeps of every tensor, as csrc/arguments.h reads it; the clock is added to the ages. Scales that no
+    tensor has are left out."""
+    columns: Columns = {
+        "first": addresses(states.exp_avgs),
+        "first_format": list(map(_FORMAT_NUMBERS.__getitem__, states.first_formats())),
+        "second": addresses(states.exp_avg_sqs),
+        "second_kind": list(map(_SECOND_NUMBERS.__getitem__, states.second_kinds(params))),
+        "age": [age + clock for age in states.ages],
     }
+    for name, scales in (
+        ("param", states.param_scales), ("first", states.exp_avg_scales), ("second", states.exp_avg_sq_scales),
+    ):  # fmt: skip
+        counts = list(map(Tensor.numel, scales))
+        if any(counts):
+            columns[f"{name}_scales"] = addresses(scales)
+            columns[f"{name}_block"] = [
+                n // count if count else 0 for n, count in zip(map(Tensor.numel, params), counts, strict=True)
+            ]
     if states.phase != "all":
-        columns["row_sums"] = _addresses_or_none(states.row_sums)
-        columns["column_sums"] = _addresses_or_none(states.column_sums)
+        columns["row_sums"] = addresses(states.row_sums)
+        columns["column_sums"] = addresses(states.column_sums)
     if states.bounds is not None:
-        columns["bound"] = array("d", states.bounds)
+        columns["bound"] = list(states.bounds)
     if states.whole_rows is not None:
-        columns["whole_rows"] = array("q", states.whole_rows)
+        columns["whole_rows"] = list(states.whole_rows)
     return columns
 
 
@@ -206,7 +209,7 @@ def native_sweep(grads: Sequence[Tensor], **keywords: Any) -> Tensor:
     return table
 
 
-def dequantize_columns(codes: list[Tensor], scales: list[Tensor], values: list[Tensor]) -> dict[str, array]:
+def dequantize_columns(codes: list[Tensor], scales: list[Tensor], values: list[Tensor]) -> Columns:
     return {
         "n": sizes(values),
         "codes": addresses(codes),

@@ -10,6 +10,7 @@ from torch.nn import Parameter
 
 from fastgrad.ops import checks
 from fastgrad.ops.checks import is_dense, rows_are_outermost
+from fastgrad.ops.engines import launch
 from fastgrad.ops.normalize_quantize import Alpha
 from fastgrad.ops.state_layout import PACKED_FORMATS, check_states
 from fastgrad.ops.sweeps import BLOCKS
@@ -251,6 +252,7 @@ class AdamW(FusedOptimizer):
             plan.groups,
             "all",
         )
+        lists["steps"] = [kept["step"] for kept in plan.states]
         return lists
 
     def _launch(self, plan: Plan, call: Call) -> Tensor:
@@ -258,11 +260,12 @@ class AdamW(FusedOptimizer):
         normalization, rest = self._treatment_arguments(plan, call)
         # The op adds the clock to these.
         passed = 0 if call.clock is None else self._progress.step
-        ages = [int(kept["step"]) + 1 - passed for kept in plan.states]
+        ages = [int(steps) + 1 - passed for steps in map(Tensor.item, lists["steps"])]
         packed_format = self.state_format if self.state_format == "fp4_e2m1" else "int4"
 
         def run(phase: str, row_sums: list[Tensor], column_sums: list[Tensor]) -> Tensor:
-            return torch.ops.fastgrad.adamw_step_(
+            return launch(
+                "adamw_step_", lists["params"][0].device,
                 lists["params"], lists["param_scales"], plan.grads, lists["exp_avgs"], lists["exp_avg_scales"],
                 lists["exp_avg_sqs"], lists["exp_avg_sq_scales"], row_sums, column_sums, call.hyper, ages,
                 packed_format, *normalization, *rest, call.offsets,
@@ -278,7 +281,12 @@ class AdamW(FusedOptimizer):
         return run("update", row_sums, column_sums)
 
     def _taken(self, plan: Plan, steps: int = 1) -> None:
-        torch._foreach_add_([kept["step"] for kept in plan.states], steps)
+        taken = plan.lists["steps"]
+        if not taken[0].is_cpu:
+            torch._foreach_add_(taken, steps)
+            return
+        # As torch's own optimizers do, four times as fast as adding a number: that would be converted for each of them.
+        torch._foreach_add_(taken, torch.tensor(float(steps)), alpha=1.0)
 
     def __repr__(self) -> str:
         blocks = "" if self.state_format in _PLAIN else f" in blocks of {self.state_block}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from operator import attrgetter, is_
+from itertools import repeat
+from operator import attrgetter, is_, is_not
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,7 +68,10 @@ class Plan:
     grads: list[Tensor] = field(default_factory=list)  # what this rank has of them
     sharded: Sharded | None = None  # where parameters are shards
     present: list[dict] = field(default_factory=list)  # the dictionaries of the optimizer's state, when last looked at
-    entries: list[dict] = field(default_factory=list)  # ... those of these parameters
+    # Of every buffer of the states: the dictionary that it is in, its name there, itself.
+    entries: list[dict] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    buffers: list[Tensor] = field(default_factory=list)
 
     def holds(self, params: list[Parameter], optimizer: FusedOptimizer) -> bool:
         return (
@@ -76,22 +80,21 @@ class Plan:
             and all(map(is_, params, self.params))
             and all(payload_of(params[i]).memory is self.payloads[i].memory for i in self.quantized)
             and self.options == optimizer._options()
-            and all(
-                entry.get(name) is buffer
-                for entry, kept in zip(self._entries(optimizer), self.states, strict=True)
-                for name, buffer in kept.items()
-            )
+            and self._has_states(optimizer)
         )
 
-    def _entries(self, optimizer: FusedOptimizer) -> list[dict]:
-        """The optimizer's states of the parameters. Looking each up would hash a tensor, which is slow, so it is done
+    def _has_states(self, optimizer: FusedOptimizer) -> bool:
+        """Whether the optimizer's states are these. Looking each up would hash a tensor, which is slow, so it is done
         again only when the optimizer has other dictionaries than before."""
         present = list(optimizer.state.values())
-        known = len(self.entries) == len(self.params) and len(present) == len(self.present)
-        if not known or not all(map(is_, present, self.present)):
+        if len(present) != len(self.present) or not all(map(is_, present, self.present)):
             self.present = present
-            self.entries = [optimizer.state.get(p, {}) for p in self.params]
-        return self.entries
+            self.entries, self.names, self.buffers = [], [], []
+            for p, kept in zip(self.params, self.states, strict=True):
+                self.entries += [optimizer.state.get(p, {})] * len(kept)
+                self.names += kept
+                self.buffers += kept.values()
+        return all(map(is_, map(dict.get, self.entries, self.names), self.buffers))
 
 
 @dataclass(frozen=True)
@@ -347,7 +350,7 @@ class FusedOptimizer(Optimizer):
         """The parameters that have a gradient and what belongs to them; the last step's plan where it still holds."""
         every = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in every]
-        if any(g is None for g in grads):
+        if not all(map(is_not, grads, repeat(None))):
             every = [p for p, g in zip(every, grads, strict=True) if g is not None]
             grads = [g for g in grads if g is not None]
         if not grads:
@@ -359,7 +362,7 @@ class FusedOptimizer(Optimizer):
         return plan
 
     def _take_gradients(self, plan: Plan, grads: list[Tensor]) -> None:
-        if any(layout is not torch.strided for layout in map(_layout, grads)):
+        if set(map(_layout, grads)) != {torch.strided}:
             for i, g in zip(plan.ids, grads, strict=True):
                 refuse_sparse(g, parameter_names(self.param_groups)[i])
         plan.grads = grads if plan.sharded is None else [local_of(g) for g in grads]

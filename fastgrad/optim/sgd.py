@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from fastgrad.ops.engines import launch
 from fastgrad.ops.normalize_quantize import Alpha
 from fastgrad.optim.fused import Call, FusedOptimizer, Plan
 from fastgrad.optim.payload import Payload, local_of, payload_of
@@ -156,9 +157,10 @@ class SGD(FusedOptimizer):
     def _launch(self, plan: Plan, call: Call) -> Tensor:
         normalization, rest = self._treatment_arguments(plan, call)
         params, momenta = plan.lists["params"], plan.lists["momenta"]
-        return torch.ops.fastgrad.sgd_step_(
-            params, plan.grads, momenta, call.hyper, *normalization, *rest, call.offsets
-        )
+        return launch(
+            "sgd_step_", params[0].device,
+            params, plan.grads, momenta, call.hyper, *normalization, *rest, call.offsets,
+        )  # fmt: skip
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)

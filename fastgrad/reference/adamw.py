@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ _FORMATS = {
     torch.float8_e4m3fn: "fp8_e4m3",
     torch.float8_e5m2: "fp8_e5m2",
 }
+_dtype = attrgetter("dtype")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,14 @@ class States:
         if stored.dtype == torch.uint8:
             return "codes8" if stored.numel() == n else "codes4"
         return "factored" if self.is_factored(i) else _FORMATS[stored.dtype]
+
+    def first_formats(self) -> list[str]:
+        return [_FORMATS.get(dtype, self.packed_format) for dtype in map(_dtype, self.exp_avgs)]
+
+    def second_kinds(self, params: Sequence[Tensor]) -> list[str]:
+        if not any(map(Tensor.numel, self.exp_avg_sq_scales)):  # quickly, as lists of small tensors need it
+            return [_FORMATS[dtype] for dtype in map(_dtype, self.exp_avg_sqs)]
+        return [self.second_kind(i, n) for i, n in enumerate(map(Tensor.numel, params))]
 
     def flat(self, clock: int = 0) -> States:
         """The same memory as flat vectors in storage order, ages moved on by a clock."""
