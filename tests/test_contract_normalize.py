@@ -99,14 +99,21 @@ def test_alpha_rules(alpha, spread):
 
 @needs_native
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rows, length", ((2, 2), (300, 1), (3, 1025), (64, 27), (2, 70_000), (1, 500), (5, 0)))
+@pytest.mark.parametrize(
+    "rows, length",
+    ((2, 2), (300, 1), (3, 1025), (64, 27), (2, 70_000), (1, 500), (5, 0), (300, 577), (17, 8192), (17, 8193)),
+)
 def test_centralize_rows(kind, rows, length):
-    """Rows shorter than a vector, rows of several chunks, one row, rows of nothing."""
+    """Rows shorter than a vector, rows of several chunks, one row, rows of nothing; rows that lie in two chunks, and
+    the longest that are still measured chunk by chunk (where no scale of the whole tensor comes first)."""
 
     def run():
-        x = tensor(kind, rows * length).view(rows, length)
-        table = fastgrad.normalize_quantize_([x], "centralize", "fp8_e4m3", seed=4)
-        return [x, table]
+        results = []
+        for format in ("fp32", "fp8_e4m3"):
+            x = tensor(kind, rows * length).view(rows, length)
+            table = fastgrad.normalize_quantize_([x], "centralize", format, seed=4)
+            results += [x, table]
+        return results
 
     agree(run, f"centralize {rows}x{length}")
 

@@ -2,10 +2,13 @@
 
 import copy
 import io
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgrad
 from fastgrad.optim import SGD
@@ -368,3 +371,43 @@ def test_channels_last_and_strange_layouts_take_the_same_step():
         w.grad = g
         SGD([w], lr=1.0, normalize="znorm").step()
     assert torch.equal(p, q)
+
+
+class Ops(TorchDispatchMode):
+    """The ops of ours that pass the dispatcher."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "fastgrad":
+            self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("make", "op"),
+    (
+        (partial(fastgrad.optim.SGD, momentum=0.9, normalize="znorm"), "sgd_step_"),
+        (partial(fastgrad.optim.AdamW, state_format="int8"), "adamw_step_"),
+    ),
+)
+def test_steps_are_seen_by_who_listens_to_the_dispatcher_and_are_the_same_bits(make, op):
+    def trained(around):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(40, 30)
+        optimizer = make(model.parameters(), lr=0.01)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 40)).square().mean().backward()
+            with around:
+                optimizer.step()
+        return [p.detach() for p in model.parameters()]
+
+    alone, mode = trained(nullcontext()), Ops()
+    assert all(map(torch.equal, alone, trained(mode)))
+    assert mode.seen == [op] * 3
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        assert all(map(torch.equal, alone, trained(nullcontext())))
+    assert {event.key: event.count for event in profile.key_averages()}[f"fastgrad::{op}"] == 3
