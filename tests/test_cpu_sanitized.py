@@ -129,13 +129,11 @@ def test_the_module_under_its_tests(file, keyword):
 
 OVERRUN = """
 import ctypes, torch, fastgrad
-from fastgrad.ops import sweeps
 
 def test():
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
-    columns = {"n": sweeps.array("q", [3000]), "flags": sweeps.array("q", [0])}
-    columns |= {"grad": sweeps.array("q", [libc.malloc(ctypes.c_size_t(2999 * 4))])}
+    columns = {"n": [3000], "flags": [0], "grad": [libc.malloc(ctypes.c_size_t(2999 * 4))]}
     table = torch.empty(2, 16, dtype=torch.float64)
     fastgrad.library.native.sweep(columns, {"count": 1}, table.data_ptr())
 """
