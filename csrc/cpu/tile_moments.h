@@ -18,19 +18,22 @@ inline __attribute__((always_inline)) void ask_for(const float* x, int row, int 
 // x: `rows` whole rows; elements that do not exist are +0. min and max are over all of them.
 inline __attribute__((always_inline)) TileSum sum_and_range(const float* __restrict x, int rows) {
   alignas(64) float sums[kColumns];
-  Floats lowest = load_floats(x), highest = lowest;
+  // Of even and of odd rows: one chain through all of them would take longer than the rest of the work.
+  Floats lowest[2], highest[2];
+  lowest[0] = lowest[1] = highest[0] = highest[1] = load_floats(x);
   for (int c = 0; c < kColumns; c += kFloats) {
     Floats sum = {};
+#pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       const Floats v = load_floats(x + r * kColumns + c);
       ask_for(x, r, c, 0);
       sum = sum + v;
-      lowest = minimum(v, lowest);
-      highest = maximum(v, highest);
+      lowest[r % 2] = minimum(v, lowest[r % 2]);
+      highest[r % 2] = maximum(v, highest[r % 2]);
     }
     store_floats(sums + c, sum);
   }
-  return {halve(sums), smallest_lane(lowest), largest_lane(highest)};
+  return {halve(sums), smallest_lane(minimum(lowest[0], lowest[1])), largest_lane(maximum(highest[0], highest[1]))};
 }
 
 // s1 = sum of d, s2 = sum of d*d, with d = x - mean32; `count` elements exist, the others have d = 0.
