@@ -19,6 +19,7 @@ from bench.rows.row import (
     compiled,
     compiled_per_tensor,
     on_grads,
+    whole_list_first,
     windowed,
 )
 from bench.shapes import Workspace
@@ -47,7 +48,7 @@ def _row(name: str, title: str, build: Build, rest: tuple[Contestant, ...], **op
     limits = {"max_norm": MAX_NORM} if name == "clip" else {}
     whole = name in ("autoscale", "clip")  # one factor for the whole list, which no call per tensor can know
     contestants = (
-        *windowed("in_place"),
+        *(whole_list_first("in_place") if whole else windowed("in_place")),
         Contestant("fastgrad.normalize_", "ours", partial(ours, method=name, **options)),
         *rest,
         *(() if whole else (compiled_per_tensor(build, flat=name != "centralize"),)),

@@ -75,6 +75,11 @@ def windowed(body: str, streaming: bool = False) -> tuple[Contestant, ...]:
     return floors(*(Floor(body, True, streaming, window) for window in (0, 256 << 10, 2048 << 10)))
 
 
+def whole_list_first(body: str) -> tuple[Contestant, ...]:
+    """The body over the whole list after reading all of it: what needs one number of the list cannot use a cache."""
+    return floors(Floor(body, True))
+
+
 # The same loop in every row: how much its time scatters over a run is the noise of the machine.
 PROBE = Contestant(
     "probe: read", "probe", partial(loop_call, loop=Floor("nothing", read_first=True)), gate.nothing

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 from fastgrad import library
 from fastgrad.ops import device_sweeps, sweeps
@@ -25,6 +27,8 @@ REFERENCE = Engine(sweeps.reference_sweep, sweeps.reference_dequantize)
 CPU = Engine(sweeps.native_sweep, sweeps.native_dequantize)
 CUDA = Engine(device_sweeps.sweep, device_sweeps.dequantize)
 
+_PLAIN = {Tensor, Parameter}
+
 implementations: dict[str, Callable] = {}  # op -> function of (engine, *arguments of the op)
 
 
@@ -41,10 +45,15 @@ def declare(schema: str, implementation: Callable, fake: Callable) -> None:
 
 
 
-def launch(op: str, device: torch.device, *arguments: Any) -> Any:
-    """An op on plain tensors. Where nothing listens to the dispatcher, the CPU's is called directly: to make lists of
-    small tensors into the dispatcher's and back takes a third of their step."""
-    listened = torch._C._len_torch_dispatch_stack() or torch.autograd._profiler_enabled()
-    if device.type == "cpu" and library.native is not None and not listened:
+def launch(op: str, tensors: Sequence[Tensor], *arguments: Any) -> Any:
+    """An op whose tensors are like ``tensors``. Where nothing listens to the dispatcher, that of the CPU is called
+    directly: to make lists of small tensors into the dispatcher's and back takes a third of their step."""
+    listened = (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch.autograd._profiler_enabled()
+        or torch._C._functorch.maybe_current_level() is not None
+    )
+    if library.native is not None and not listened and tensors[0].is_cpu and set(map(type, tensors)) <= _PLAIN:
         return implementations[op](CPU, *arguments)
     return getattr(torch.ops.fastgrad, op)(*arguments)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgrad.ops import checks
-from fastgrad.ops.engines import Engine, declare
+from fastgrad.ops.engines import Engine, declare, launch
 from fastgrad.ops.gradient_moments import gradient_moments
 from fastgrad.ops.layout import changed, fresh, readable, written
 from fastgrad.ops.sweeps import FORMATS, NORMALIZE, QUANTIZE, empty_table, reference_sweep
@@ -141,7 +141,8 @@ def normalize_quantize_(
         return reference_sweep([], flags=[])
     with torch.no_grad():
         alpha, state = resolve_alpha(tensors, method, alpha, state, lagged)
-        return torch.ops.fastgrad.normalize_quantize_(
+        return launch(
+            "normalize_quantize_", tensors,
             tensors, flags, method, eps, max_norm, alpha, state, lagged, stats == "two_reads",
             format, rounding, scale, block, pow2, signed64(seed), step, clock, slot, "gradient", ids, skip_nonfinite,
             offsets,
@@ -182,7 +183,7 @@ def _treat(
     engine: Engine,
     dense: list[Tensor],
     outs: list[Tensor],
-    rows: list[int],
+    rows: list[int] | None,
     flags: list[int] | None,
     method: str,
     eps: float,
@@ -236,7 +237,8 @@ def _treat(
 
 def _in_place(engine: Engine, tensors: list[Tensor], flags: list[int] | None, method: str, *options: Any) -> Tensor:
     dense = readable(tensors, by_rows=method == "centralize")
-    table = _treat(engine, dense, dense, list(map(checks.dim0_rows, tensors)), flags, method, *options)
+    rows = list(map(checks.dim0_rows, tensors)) if method == "centralize" else None
+    table = _treat(engine, dense, dense, rows, flags, method, *options)
     written(tensors, dense)
     return table
 

@@ -265,7 +265,7 @@ class AdamW(FusedOptimizer):
 
         def run(phase: str, row_sums: list[Tensor], column_sums: list[Tensor]) -> Tensor:
             return launch(
-                "adamw_step_", lists["params"][0].device,
+                "adamw_step_", lists["params"],
                 lists["params"], lists["param_scales"], plan.grads, lists["exp_avgs"], lists["exp_avg_scales"],
                 lists["exp_avg_sqs"], lists["exp_avg_sq_scales"], row_sums, column_sums, call.hyper, ages,
                 packed_format, *normalization, *rest, call.offsets,

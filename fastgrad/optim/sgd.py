@@ -158,7 +158,7 @@ class SGD(FusedOptimizer):
         normalization, rest = self._treatment_arguments(plan, call)
         params, momenta = plan.lists["params"], plan.lists["momenta"]
         return launch(
-            "sgd_step_", params[0].device,
+            "sgd_step_", params,
             params, plan.grads, momenta, call.hyper, *normalization, *rest, call.offsets,
         )  # fmt: skip
 
