@@ -28,15 +28,24 @@ void sgd_elements(const float* __restrict q, int count, float* __restrict p, flo
     return;
   }
   int i = 0;
+  FewFloats total = {};  // a NaN in it tells of one in p, and there is none in m without one in p
   for (; i + kDoubles <= count; i += kDoubles) {
     const FewFloats parameter = load_few(p + i);
     const Doubles d = sgd_direction(load_few(q + i), parameter, s, FLAGS);
     FewFloats momentum = {};
     if constexpr (FLAGS & kMomentum) {
-      momentum = sgd_momentum(d, (FLAGS & kFirstStep) ? momentum : load_few(m + i), s, FLAGS);
+      momentum = sgd_momentum<false>(d, (FLAGS & kFirstStep) ? momentum : load_few(m + i), s, FLAGS);
       store_few(m + i, momentum);
     }
-    store_few(p + i, sgd_parameter(d, momentum, parameter, s, FLAGS));
+    const FewFloats result = sgd_parameter<false>(d, momentum, parameter, s, FLAGS);
+    total = total + result;
+    store_few(p + i, result);
+  }
+  if (has_nan(total)) {
+    for (int j = 0; j < i; ++j) {
+      p[j] = canonical(p[j]);
+      if (FLAGS & kMomentum) m[j] = canonical(m[j]);
+    }
   }
   for (; i < count; ++i) {
     const double d = sgd_direction(q[i], p[i], s, FLAGS);

@@ -40,6 +40,11 @@ inline FewFloats to_float(Doubles x) { return (FewFloats)_mm256_cvtpd_ps((__m256
 inline Doubles to_double(FewFloats x) { return __builtin_convertvector(x, Doubles); }
 inline FewFloats to_float(Doubles x) { return __builtin_convertvector(x, FewFloats); }
 #endif
+inline bool has_nan(FewFloats x) {
+  float sum = 0.0f;  // also NaN of opposite infinities
+  for (int l = 0; l < kDoubles; ++l) sum = sum + x[l];
+  return sum != sum;
+}
 inline FewFloats canonical(FewFloats x) { return x == x ? x : FewFloats{} + bits_float(kNaN); }
 
 inline Words float_bits(Floats x) { return (Words)x; }

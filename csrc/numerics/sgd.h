@@ -45,20 +45,27 @@ FG_FN auto sgd_direction(Float gradient, Float parameter, const SgdStep& step, i
   return (flags & kCoupledDecay) ? d + step.weight_decay * to_double(parameter) : d;
 }
 
-// With kMomentum only. A buffer narrower than float32 is used as it is stored.
-template <class Float, class Double>
-FG_FN Float sgd_momentum(Double direction, Float momentum, const SgdStep& step, int flags) {
-  if (flags & kFirstStep) return canonical(to_float(direction));
-  return canonical(to_float(step.momentum * to_double(momentum) + step.one_minus_dampening * direction));
+// What is stored has the canonical NaN. Who looks for a NaN among many results may leave it as it is at first.
+template <bool CANONICAL, class Double>
+FG_FN auto sgd_stored(Double x) {
+  if constexpr (CANONICAL) return canonical(to_float(x));
+  return to_float(x);
 }
 
-template <class Float, class Double>
+// With kMomentum only. A buffer narrower than float32 is used as it is stored.
+template <bool CANONICAL = true, class Float, class Double>
+FG_FN Float sgd_momentum(Double direction, Float momentum, const SgdStep& step, int flags) {
+  if (flags & kFirstStep) return sgd_stored<CANONICAL>(direction);
+  return sgd_stored<CANONICAL>(step.momentum * to_double(momentum) + step.one_minus_dampening * direction);
+}
+
+template <bool CANONICAL = true, class Float, class Double>
 FG_FN Float sgd_parameter(Double direction, Float momentum, Float parameter, const SgdStep& step, int flags) {
   const Double m = to_double(momentum);
   Double update = direction, p = to_double(parameter);
   if (flags & kMomentum) update = (flags & kNesterov) ? direction + step.momentum * m : m;
   if (flags & kDecoupledDecay) p = p * step.decay;
-  return canonical(to_float(p - step.lr * update));
+  return sgd_stored<CANONICAL>(p - step.lr * update);
 }
 
 FASTGRAD_NUMERICS_END
