@@ -2,7 +2,7 @@
 
 The dispatcher is the only dispatch: an op's schema and PyTorch reference are registered once
 (``CompositeExplicitAutograd``, so they serve every device), and the native kernels, where the module
-was built, at ``CPU`` above them.
+was built, at ``CPU`` above them. (``ops.engines.launch`` foresees its choice for lists of plain tensors.)
 """
 
 from __future__ import annotations
