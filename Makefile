@@ -35,7 +35,7 @@ test-slow: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.run --json build/bench.json
-	$(BIN)/python -m bench.report build/bench.json --out docs/benchmarks.md --plot docs/benchmarks.png
+	$(BIN)/python -m bench.report build/bench.json --out docs/benchmarks.md --plot docs/benchmarks.png --summary README.md
 
 gpu-check: $(VENV)/installed
 	$(BIN)/python -m bench.gpu_code --json build/gpu_code.json

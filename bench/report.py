@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench.compare import compare
 from bench.results import PLACE, Record, Result, fastest_floor, groups, key, milliseconds, noise, setting
+from bench.summary import write_summary
 
 LIST_TITLES = {"resnet56": "ResNet-56", "gpt": "GPT", "one": "One tensor", "tiny": "Tiny"}
 COLORS = {
@@ -182,6 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("input", type=Path, help="what bench.run --json wrote")
     arguments.add_argument("--out", type=Path, help="markdown file; without it the text is printed")
     arguments.add_argument("--plot", type=Path, help="picture of time / floor")
+    arguments.add_argument("--summary", type=Path, help="file whose short tables are made anew, as README.md")
     arguments.add_argument(
         "--compare", type=Path, metavar="OLD.json", help="print changes beyond quartiles and noise; 1 if slower"
     )
@@ -191,6 +193,8 @@ def main(argv: list[str] | None = None) -> int:
         lines = compare(record, json.loads(options.compare.read_text()))
         print("\n".join(lines) or "no change beyond the quartiles and the noise")
         return int(any(line.startswith("slower") for line in lines))
+    if options.summary:
+        write_summary(record, options.summary)
     if options.plot:
         draw(record, options.plot)
     folder = options.out.parent if options.out else Path()

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import report, results  # noqa: E402
+from bench import report, results, summary  # noqa: E402
 from bench.compare import compare  # noqa: E402
+from bench.rows import ROWS  # noqa: E402
 
 
 @pytest.fixture
@@ -109,3 +110,29 @@ def test_compare_tells_a_script(record, tmp_path, capsys):
     assert report.main([str(old), "--compare", str(new)]) == 0, "faster is no failure"
     assert report.main([str(old), "--compare", str(old)]) == 0
     assert "no change beyond" in capsys.readouterr().out
+
+
+def test_the_short_tables_replace_those_between_two_comments(record, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{summary.BEGIN}\n| old |\n{summary.END}\nafter\n")
+    stored = tmp_path / "in.json"
+    stored.write_text(json.dumps(record))
+    assert report.main([str(stored), "--out", str(tmp_path / "b.md"), "--summary", str(readme)]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"before\n{summary.BEGIN}\nMeasured ") and text.endswith(f"|\n{summary.END}\nafter\n")
+    assert "| old |" not in text
+    line = "| mean and std of every tensor | 18.0 ms | 3.00 | 1.15 | torch.compile of the list: 147.0 ms |"
+    assert line in text  # of the long list, with its floor
+    assert "| mean and std of every tensor | 0.060 ms | torch.compile of the list: 0.490 ms |" in text
+    again = text
+    summary.write_summary(record, readme)
+    assert readme.read_text() == again
+    (tmp_path / "other.md").write_text("nothing")
+    with pytest.raises(ValueError, match="expected one line '<!-- speed: made by"):
+        summary.write_summary(record, tmp_path / "other.md")
+
+
+def test_every_row_of_the_short_tables_is_one_of_the_benchmark():
+    """A row or a call that was renamed would be missing without a word."""
+    for row, (_, call, _) in summary.ROWS.items():
+        assert call in [c.name for c in ROWS[row].contestants], row
