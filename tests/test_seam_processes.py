@@ -58,6 +58,16 @@ def test_instruction_set_of_the_environment(name):
 
 
 @needs_native
+@pytest.mark.parametrize("limit", ("1", "2"))
+def test_fewer_threads_than_were_asked_for(limit):
+    """Each thread of a loop has a share of the work; the shares of threads that never come are done by the others."""
+    code = f"import torch; torch.set_num_threads(5); {DIGEST}"
+    done = run_python(code, OMP_THREAD_LIMIT=limit)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1] == digest()
+
+
+@needs_native
 def test_unknown_instruction_set():
     done = run_python("import fastgrad", FASTGRAD_CPU="nonsense")
     assert done.returncode != 0
