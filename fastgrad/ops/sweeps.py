@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import repeat
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ from fastgrad.reference import sweep as reference
 from fastgrad.reference.adamw import States
 from fastgrad.reference.scales import spread
 
-if TYPE_CHECKING:
-    from fastgrad._native import Columns
+Columns = dict[str, list[int] | list[float]]  # name -> one number per tensor, as csrc/arguments.h reads them
 
 NORMALIZE, QUANTIZE, FIRST = reference.NORMALIZE, reference.QUANTIZE, reference.FIRST
 COLUMNS = reference.COLUMNS

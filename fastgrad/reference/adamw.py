@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -26,7 +25,6 @@ _FORMATS = {
     torch.float8_e4m3fn: "fp8_e4m3",
     torch.float8_e5m2: "fp8_e5m2",
 }
-_dtype = attrgetter("dtype")
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,11 @@ class States:
         return "factored" if self.is_factored(i) else _FORMATS[stored.dtype]
 
     def first_formats(self) -> list[str]:
-        return [_FORMATS.get(dtype, self.packed_format) for dtype in map(_dtype, self.exp_avgs)]
+        return [_FORMATS.get(t.dtype, self.packed_format) for t in self.exp_avgs]
 
     def second_kinds(self, params: Sequence[Tensor]) -> list[str]:
         if not any(map(Tensor.numel, self.exp_avg_sq_scales)):  # quickly, as lists of small tensors need it
-            return [_FORMATS[dtype] for dtype in map(_dtype, self.exp_avg_sqs)]
+            return [_FORMATS[t.dtype] for t in self.exp_avg_sqs]
         return [self.second_kind(i, n) for i, n in enumerate(map(Tensor.numel, params))]
 
     def flat(self, clock: int = 0) -> States:
