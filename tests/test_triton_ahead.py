@@ -46,7 +46,11 @@ def allowed(instruction: str) -> bool:
     return any(re.fullmatch(pattern, instruction) for pattern in (ROUNDED, *EXACT))
 
 
-@pytest.fixture(scope="module", params=(80, 90, 100), ids=lambda capability: f"sm_{capability}")
+def _slow(capability: int):
+    return pytest.param(capability, marks=pytest.mark.slow)  # two minutes each: `make test` compiles for one of them
+
+
+@pytest.fixture(scope="module", params=(_slow(80), 90, _slow(100)), ids=lambda capability: f"sm_{capability}")
 def kernels(request, tmp_path_factory) -> list[tuple[str, str, int]]:
     """Name, PTX and bytes of machine code of every kernel."""
     environment = {
