@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.results import Record, Result, fastest_floor, groups, milliseconds
+from bench.results import Record, Result, fastest_floor, groups, milliseconds, place_of
 
 BEGIN, END = "<!-- speed: made by `make bench` -->", "<!-- speed: end -->"
 
@@ -47,10 +47,9 @@ def _line(group: list[Result], with_floor: bool) -> str | None:
 
 
 def _table(record: Record, name: str, heads: str, with_floor: bool) -> list[str]:
-    first = record["results"][0]
-    place = (name, first.get("dtype", "fp32"), first.get("isa", ""), first["threads"])
-    of_place = [g for k, g in groups(record["results"]).items() if k[:4] == place and k[4] in ROWS]
-    of_place.sort(key=lambda group: list(ROWS).index(str(group[0]["row"])))
+    found = groups(record["results"])
+    place = (name, *place_of(record["results"][0])[1:])
+    of_place = [found[(*place, row)] for row in ROWS if (*place, row) in found]
     lines = list(filter(None, (_line(group, with_floor) for group in of_place)))
     return [heads, "|---|--:|" + "--:|--:|" * with_floor + "---|", *lines] if lines else []
 

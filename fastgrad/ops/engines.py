@@ -44,7 +44,6 @@ def declare(schema: str, implementation: Callable, fake: Callable) -> None:
     implementations[schema.partition("(")[0]] = implementation
 
 
-
 def launch(op: str, tensors: Sequence[Tensor], *arguments: Any) -> Any:
     """An op whose tensors are like ``tensors``. Where nothing listens to the dispatcher, that of the CPU is called
     directly: to make lists of small tensors into the dispatcher's and back takes a third of their step."""
