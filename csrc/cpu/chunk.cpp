@@ -118,13 +118,12 @@ void block_scales(const TensorJob& job, const Sweep& sweep, const float* __restr
   quantizer.largest_y = block_absmax(y, span.end, sweep.block, absmax);
   if (job.given_scales != nullptr) {
     memcpy(scales, job.given_scales + first, blocks * sizeof(float));
-    for (int b = blocks; b % kFloats != 0; ++b) scales[b] = 1.0f;
   } else if (sweep.pow2) {
     for (int b = 0; b < blocks; ++b) scales[b] = scale_for(absmax[b], largest, true);
-    for (int b = blocks; b % kFloats != 0; ++b) scales[b] = 1.0f;
   } else {
     for (int b = 0; b < blocks; b += kFloats) store_floats(scales + b, largest_as<Floats>(load_floats(absmax + b), largest));
   }
+  for (int b = blocks; b % kFloats != 0; ++b) scales[b] = 1.0f;  // of the blocks that only fill the last vector
   Floats largest_v = {};
   for (int b = 0; b < blocks; b += kFloats) {
     const Floats inverse = 1.0f / load_floats(scales + b);

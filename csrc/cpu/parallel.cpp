@@ -103,8 +103,9 @@ void watch_forks() {
 void parallel_for(int64_t tasks, int threads, const std::function<void(int64_t)>& task) {
   const GompParallel team = openmp();
   const int64_t wanted = threads < tasks ? threads : tasks;
-  Work work(tasks, wanted <= 1 || forked ? 1 : wanted, task);
-  if (wanted <= 1 || forked) {
+  const bool alone = wanted <= 1 || forked;
+  Work work(tasks, alone ? 1 : wanted, task);
+  if (alone) {
     work.run(0);
   } else if (team != nullptr) {
     team(run_work, &work, static_cast<unsigned>(wanted), 0);
