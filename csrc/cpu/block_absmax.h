@@ -2,6 +2,7 @@
 #pragma once
 
 #include "numerics/formats.h"
+#include "numerics/tile.h"
 #include "vector.h"
 
 FASTGRAD_NUMERICS_BEGIN
@@ -21,26 +22,59 @@ inline Words largest_lanes(Words* v) {
   return v[0];
 }
 
-// The largest finite magnitude of every `block` elements of `count`; what follows these in their last vector is +0.
-// `largest` has room for whole vectors. Returns the bits of the largest magnitude of all, which may not be finite.
-inline uint32_t block_absmax(const float* __restrict x, int count, int block, float* __restrict largest) {
-  const int step = block / kFloats, vectors = (count + kFloats - 1) / kFloats, blocks = (vectors + step - 1) / step;
-  Words of_all = {};
+// Bits of the magnitudes of some elements.
+struct MagnitudeRange {
+  uint32_t largest = 0, smallest = 0;
+};
+
+struct LaneRange {
+  Words largest = {}, smallest = ~Words{};
+};
+
+// The largest magnitudes, finite or not, of blocks of `step` vectors; STEP where that is a constant.
+template <int STEP>
+inline __attribute__((always_inline)) LaneRange block_maxima(const float* __restrict x, int vectors, int step,
+                                                             float* __restrict largest) {
+  if constexpr (STEP > 0) step = STEP;
+  const int blocks = (vectors + step - 1) / step;
+  LaneRange range;
   for (int b = 0; b < blocks; b += kFloats) {
     Words lanes[kFloats];
 #pragma GCC unroll 16
     for (int k = 0; k < kFloats; ++k) {
-      const int end = (b + k + 1) * step < vectors ? (b + k + 1) * step : vectors;
+      const int begin = (b + k) * step, end = begin + step < vectors ? begin + step : vectors;
       lanes[k] = Words{};
-      for (int v = (b + k) * step; v < end; ++v) {
-        lanes[k] = maximum(lanes[k], float_bits(load_floats(x + v * kFloats)) & kMagnitude);
+#pragma GCC unroll 32
+      for (int v = begin; v < end; ++v) {
+        const Words m = float_bits(load_floats(x + v * kFloats)) & kMagnitude;
+        lanes[k] = maximum(lanes[k], m);
+        range.smallest = minimum(range.smallest, m);
       }
     }
     const Words of_blocks = largest_lanes(lanes);
-    of_all = maximum(of_all, of_blocks);
+    range.largest = maximum(range.largest, of_blocks);
     store_floats(largest + b, bits_float(of_blocks));
   }
-  const uint32_t all = largest_lane(of_all);
+  return range;
+}
+
+// The largest finite magnitude of every `block` elements of `count`; what follows these in their last vector is +0.
+// `largest` has room for whole vectors. Returns the range of all, which may not be finite.
+inline MagnitudeRange block_absmax(const float* __restrict x, int count, int block, float* __restrict largest) {
+  const int step = block / kFloats, vectors = (count + kFloats - 1) / kFloats, blocks = (vectors + step - 1) / step;
+  LaneRange range;
+  if (count != kTile) {
+    range = block_maxima<0>(x, vectors, step, largest);
+  } else if (block == 32) {  // the blocks of MX, and those of the defaults, in unrolled loops
+    range = block_maxima<32 / kFloats>(x, kTile / kFloats, step, largest);
+  } else if (block == 128) {
+    range = block_maxima<128 / kFloats>(x, kTile / kFloats, step, largest);
+  } else if (block == 256) {
+    range = block_maxima<256 / kFloats>(x, kTile / kFloats, step, largest);
+  } else {
+    range = block_maxima<0>(x, kTile / kFloats, step, largest);
+  }
+  const uint32_t all = largest_lane(range.largest);
   for (int b = 0; all >= kInfinity && b < blocks; ++b) {
     uint32_t finite = 0;
     for (int i = b * block; i < (b + 1) * block && i < count; ++i) {
@@ -49,7 +83,7 @@ inline uint32_t block_absmax(const float* __restrict x, int count, int block, fl
     }
     largest[b] = bits_float(finite);
   }
-  return all;
+  return {all, smallest_lane(range.smallest)};
 }
 
 FASTGRAD_NUMERICS_END

@@ -1,6 +1,5 @@
 // The kernels of one chunk. This file is compiled once per instruction set, FASTGRAD_ISA naming it; nothing
 // in it may be an inline function of another namespace than that one (tests/test_symbols.py reads the symbols).
-#include "block_absmax.h"
 #include "kernels.h"
 #include "numerics/normalizers.h"
 #include "row_squares.h"
@@ -110,25 +109,26 @@ void row_squares(const TensorJob& job, const Sweep& sweep, int64_t first, int64_
 
 // The scales of the tile's blocks, kept for the tile and written to memory, and what they say about it.
 void block_scales(const TensorJob& job, const Sweep& sweep, const float* __restrict y, const Span& span,
-                  float* __restrict scales, float* __restrict inverses, TileQuantizer& quantizer) {
+                  float* __restrict scales, float* __restrict inverses, float* __restrict largest_of_block,
+                  TileQuantizer& quantizer) {
   const int blocks = (span.end + sweep.block - 1) / sweep.block;
   const int64_t first = (span.offset - span.begin) / sweep.block;
   const float largest = format_spec(static_cast<Format>(sweep.format)).largest;
   alignas(64) float absmax[kMaxBlocks];
-  quantizer.largest_y = block_absmax(y, span.end, sweep.block, absmax);
+  quantizer.range = block_absmax(y, span.end, sweep.block, absmax);
   if (job.given_scales != nullptr) {
     memcpy(scales, job.given_scales + first, blocks * sizeof(float));
-  } else if (sweep.pow2) {
-    for (int b = 0; b < blocks; ++b) scales[b] = scale_for(absmax[b], largest, true);
   } else {
-    for (int b = 0; b < blocks; b += kFloats) store_floats(scales + b, largest_as<Floats>(load_floats(absmax + b), largest));
+    for (int b = 0; b < blocks; b += kFloats) store_floats(scales + b, scale_for(load_floats(absmax + b), largest, sweep.pow2));
   }
   for (int b = blocks; b % kFloats != 0; ++b) scales[b] = 1.0f;  // of the blocks that only fill the last vector
   Floats largest_v = {};
   for (int b = 0; b < blocks; b += kFloats) {
     const Floats inverse = 1.0f / load_floats(scales + b);
     store_floats(inverses + b, inverse);
-    largest_v = maximum(load_floats(absmax + b) * inverse, largest_v);
+    const Floats v = load_floats(absmax + b) * inverse;
+    store_floats(largest_of_block + b, v);
+    largest_v = maximum(v, largest_v);
   }
   quantizer.largest_v = largest_lane(largest_v);
   if (job.scales != nullptr) memcpy(job.scales + first, scales, blocks * sizeof(float));
@@ -151,6 +151,17 @@ void copy_fp32_codes(const float* __restrict y, int count, uint32_t* __restrict 
   for (int i = 0; i < count; ++i) codes[i] = float_bits(canonical(y[i]));
 }
 
+// What is read next: of the gradients, for which the moments ask themselves, and of the streams of SGD. AdamW has its own.
+void ask_while_rounding(const TensorJob& job, const Sweep& sweep, int64_t offset, TileQuantizer& quantizer) {
+  const auto at = [](const void* memory, Type type, int64_t element) {
+    return static_cast<const char*>(memory) + element * type_size(type);
+  };
+  if (!sweep.moments_in_pass) quantizer.ahead[0] = at(job.grad, job.grad_type, offset + kTile);
+  if (job.parameter == nullptr || sweep.update != Update::sgd) return;
+  quantizer.ahead[1] = at(job.parameter, job.parameter_type, offset);
+  if (job.momentum != nullptr && !job.first()) quantizer.ahead[2] = at(job.momentum, job.momentum_type, offset);
+}
+
 void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, ChunkResult* result) {
   const Format format = static_cast<Format>(sweep.format);
   const Rounding rounding = static_cast<Rounding>(sweep.rounding);
@@ -160,17 +171,18 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
 
   Moments moments[kTilesPerChunk];
   TileSums sums[kTilesPerChunk];
-  alignas(64) float x_buffer[kTile], y_buffer[kTile], q_buffer[kTile], scales[kMaxBlocks], inverses[kMaxBlocks];
+  alignas(64) float x_buffer[kTile], y_buffer[kTile], q_buffer[kTile], scales[kMaxBlocks], inverses[kMaxBlocks],
+      largest_of_block[kMaxBlocks];
   alignas(64) uint8_t codes[kTile * sizeof(uint32_t)];
-  TileQuantizer quantizer = {PhiloxKeys(sweep.seed), job.stream, job.scale, job.inverse_scale};
+  TileQuantizer quantizer = {.keys = PhiloxKeys(sweep.seed), .stream = job.stream, .scale = job.scale,
+                             .inverse = job.inverse_scale};
   if (sweep.scale_kind == ScaleKind::block) {
     quantizer.scales = scales;
     quantizer.inverses = inverses;
+    quantizer.largest_of_block = largest_of_block;
     quantizer.block_shift = __builtin_ctz(static_cast<unsigned>(sweep.block));
     quantizer.given = job.given_scales != nullptr;
   }
-  // The moments ask for what they read; and beside the streams of a step, asking for one more costs more than it saves.
-  const bool asks = !sweep.moments_in_pass && job.parameter == nullptr;
   AdamwStep adamw;
   if (job.parameter != nullptr && sweep.update == Update::adamw) adamw = adamw_step(job.hyper, job.factor, job.adamw.age);
   uint32_t absmax = 0;
@@ -188,10 +200,11 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
     }
     const float* q = y;
     if (quantize) {
-      if (sweep.scale_kind == ScaleKind::block) block_scales(job, sweep, y, span, scales, inverses, quantizer);
-      if (asks) quantizer.ahead = static_cast<const char*>(job.grad) + (offset + kTile) * type_size(job.grad_type);
+      if (sweep.scale_kind == ScaleKind::block) block_scales(job, sweep, y, span, scales, inverses, largest_of_block, quantizer);
+      ask_while_rounding(job, sweep, offset, quantizer);
       const TileResult one = quantize_tile(format, rounding, quantizer, y, tile, count, q_buffer, codes);
       q = q_buffer;
+      quantizer.clamp = one.clamped;
       sums[tiles] = one.sums;
       absmax = one.absmax > absmax ? one.absmax : absmax;
       result->zeroed += one.zeroed;
@@ -251,9 +264,10 @@ void decode_chunk(const void* codes, const float* scales, int block, int64_t sta
 }
 
 void dequantize_chunk(const void* codes, int format, const float* scales, int block, int64_t n, int64_t chunk,
-                      void* values, Type type) {
+                      void* values, Type type, bool stream) {
   const int64_t start = chunk * kChunk, end = n - start < kChunk ? n : start + kChunk;
   alignas(64) float buffer[kTile];
+  alignas(64) uint8_t stored[kTile * sizeof(float)];
   for (int64_t at = start; at < end; at += kTile) {
     const int count = tile_count(end, at);
     switch (static_cast<Format>(format)) {
@@ -266,8 +280,14 @@ void dequantize_chunk(const void* codes, int format, const float* scales, int bl
       case Format::int4: decode_chunk<Format::int4>(codes, scales, block, at, count, buffer); break;
       default: decode_chunk<Format::fp32>(codes, scales, block, at, count, buffer); break;
     }
-    store_tile(buffer, count, values, type, at, Rounding::nearest, nullptr);
+    if (stream) {
+      store_tile(buffer, count, stored, type, 0, Rounding::nearest, nullptr);
+      copy_out(static_cast<char*>(values) + at * type_size(type), stored, count * type_size(type), true);
+    } else {
+      store_tile(buffer, count, values, type, at, Rounding::nearest, nullptr);
+    }
   }
+  if (stream) finish_streams();
 }
 
 void probe_noise(uint64_t seed, uint64_t stream, int64_t tile, uint16_t* noise) {

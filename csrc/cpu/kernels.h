@@ -25,9 +25,9 @@ struct ChunkKernels {
   void (*row_squares)(const TensorJob&, const Sweep&, int64_t first, int64_t last, double* rows, double* columns);
   // The rest of the sweep for one chunk.
   void (*process)(const TensorJob&, const Sweep&, int64_t chunk, ChunkResult*);
-  // values[i] = decode(codes[i]) * scale, for the elements of one chunk.
+  // values[i] = decode(codes[i]) * scale, for the elements of one chunk; `stream`: past the cache.
   void (*dequantize)(const void* codes, int format, const float* scales, int block, int64_t n, int64_t chunk,
-                     void* values, Type type);
+                     void* values, Type type, bool stream);
   // For the tests: the formulas of csrc/numerics by themselves.
   void (*noise)(uint64_t seed, uint64_t stream, int64_t tile, uint16_t* noise1024);
   void (*round)(const float* y, const int32_t* noise, int64_t n, float inverse_scale, float scale, int format,

@@ -20,8 +20,11 @@ constexpr int64_t kTaskElements = 32768;
 // Tensors whose statistics are only their own are treated in groups of about this many bytes of gradients,
 // so that the second read of a group finds it in cache.
 constexpr int64_t kCachedBytes = int64_t{4} << 20;
-// Outputs larger than this are written past the cache.
-constexpr int64_t kStreamBytes = int64_t{16} << 20;
+// Codes of more bytes than this are written past the cache: that saves reading what they replace, which costs more than
+// reading them again from memory (a list quantized and dequantized tensor by tensor gains, too).
+constexpr int64_t kStreamedCodes = int64_t{1} << 20;
+// Decoded values are used at once; those of so many bytes would not be found in the cache anyway.
+constexpr int64_t kStreamedValues = int64_t{16} << 20;
 // Rows of at most this length are so short beside a chunk that those between two of them may be read twice.
 constexpr int64_t kShortRow = kChunk / 8;
 
@@ -118,7 +121,7 @@ class SweepRun {
   void prepare() {
     needs_ = needs_of(jobs_, sweep_);
     sweep_.moments_in_pass = needs_.moments_in_pass;
-    int64_t row_total = 0, chunk_total = 0, output_bytes = 0;
+    int64_t row_total = 0, chunk_total = 0, code_bytes = 0;
     for (int i = 0; i < count_; ++i) {
       const TensorJob& job = jobs_[i];
       for (int c = 0; c < kTableColumns; ++c) row(i)[c] = 0.0;
@@ -130,9 +133,9 @@ class SweepRun {
       row_starts_.push_back(row_total);
       chunk_total += chunks_of(job.grid());
       if (by_rows(job)) row_total += job.rows;
-      if (job.codes != nullptr) output_bytes += job.n;
+      if (job.codes != nullptr) code_bytes += job.n * format_spec(format()).code_bits / 8;
     }
-    sweep_.stream_stores = output_bytes > kStreamBytes;
+    sweep_.stream_stores = code_bytes > kStreamedCodes;
     results_.resize(chunk_total);
     if (row_total > 0) {
       row_means_ = std::make_unique<float[]>(row_total);
@@ -431,8 +434,9 @@ bool run_sweep(std::vector<TensorJob>& jobs, Sweep sweep, const ChunkKernels& ke
 
 void run_dequantize(const void* codes, int format, const float* scales, int block, int64_t n, void* values, Type type,
                     int threads, const ChunkKernels& kernels) {
+  const bool stream = n * (type == Type::fp32 ? 4 : 2) > kStreamedValues;
   parallel_for(chunks_of(n), threads, [&](int64_t chunk) {
-    kernels.dequantize(codes, format, scales, block, n, chunk, values, type);
+    kernels.dequantize(codes, format, scales, block, n, chunk, values, type, stream);
   });
 }
 

@@ -30,8 +30,8 @@ inline void pad(const Span& span, T* buffer) {
 inline int64_t type_size(Type type) { return type == Type::fp32 ? 4 : 2; }
 inline int type_bits(Type type) { return type == Type::fp32 ? 32 : 16; }
 
-// What the next tile of a step reads of its streams, asked for bit by bit while this one is computed: a tile takes so
-// long that without it each of them begins with a wait for memory.
+// What is read next, asked for bit by bit while something is computed: a tile takes so long that without it each of
+// its streams begins with a wait for memory. Line after line: in another order much less of it comes in time.
 struct Ahead {
   const char* at[4];
   int lines[4];
@@ -103,13 +103,15 @@ inline void store_tile(const float* __restrict x, int count, void* target, Type 
   }
 }
 
-// Copies whole 64-byte lines past the cache where the target is so large that it will not be read from there.
+// Copies a tile's bytes; past the cache where the target is so large that it will not be read from there. (memcpy of a
+// size that is not known becomes `rep movs`, which takes a tile as long to begin with as to copy.)
 inline void copy_out(void* target, const void* source, int64_t bytes, [[maybe_unused]] bool stream) {
+  const char* from = static_cast<const char*>(source);
+  char* to = static_cast<char*>(target);
+  int64_t i = 0;
 #if defined(__SSE2__)
-  if (stream && reinterpret_cast<uintptr_t>(target) % 64 == 0 && bytes % 64 == 0) {
-    const char* from = static_cast<const char*>(source);
-    char* to = static_cast<char*>(target);
-    for (int64_t i = 0; i < bytes; i += 64) {
+  if (stream && reinterpret_cast<uintptr_t>(target) % 64 == 0) {
+    for (; i + 64 <= bytes; i += 64) {
 #if defined(__AVX512F__)
       _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
 #else
@@ -119,10 +121,10 @@ inline void copy_out(void* target, const void* source, int64_t bytes, [[maybe_un
       }
 #endif
     }
-    return;
   }
 #endif
-  memcpy(target, source, bytes);
+  for (; i + 64 <= bytes; i += 64) memcpy(to + i, from + i, 64);
+  for (; i < bytes; ++i) to[i] = from[i];
 }
 
 // Makes streamed stores visible to other threads before they are told that the work is done.

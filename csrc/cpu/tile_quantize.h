@@ -1,6 +1,7 @@
 // Quantizing one tile and measuring what that did. See docs/numerics.md, sections 4, 5 and 8.
 #pragma once
 
+#include "block_absmax.h"
 #include "numerics/moments.h"
 #include "tile_memory.h"
 
@@ -14,9 +15,12 @@ struct TileQuantizer {
   const float* inverses = nullptr;
   int block_shift = 10;  // log2 of the elements of a block; of a tile, where there is one scale
   bool given = false;  // scales that were not measured on this tile: nothing is known about them
-  uint32_t largest_y = 0;  // of blocks: bits of the largest |y|, and the largest |y| times its inverse scale
+  bool clamp = false;  // numbers beyond the largest of the format are to be expected
+  // Of blocks: what they hold, and the largest |y| times its inverse scale, of every block and of the tile.
+  MagnitudeRange range = {};
+  const float* largest_of_block = nullptr;
   float largest_v = 0;
-  const char* ahead = nullptr;  // 4 KB that the next tile reads, asked for while this one is rounded
+  const char* ahead[3] = {};  // 4 KB each, asked for while the tile is rounded
 };
 
 struct TileSums {
@@ -27,6 +31,7 @@ struct TileResult {
   TileSums sums;
   int zeroed = 0, saturated = 0;
   uint32_t absmax = 0;  // bits of the largest finite magnitude of y
+  bool clamped = false;  // numbers were beyond the largest of the format, by more than rounding a scale explains
 };
 
 // Codes are staged one to a byte or half word, before packing.
@@ -108,6 +113,7 @@ int count_saturated(const TileQuantizer& z, const float* __restrict y, int count
   const int block = 1 << z.block_shift;
   int total = 0;
   for (int start = 0; start < count; start += block) {
+    if (z.scales != nullptr && z.largest_of_block[start >> z.block_shift] <= format_spec(F).largest) continue;
     const float inverse = z.scales != nullptr ? z.inverses[start >> z.block_shift] : z.inverse;
     const int end = count - start < block ? count : start + block;
     for (int i = start; i < end; ++i) total += saturates<F>(y[i], inverse);
@@ -121,18 +127,59 @@ inline int count_zeroed(const float* __restrict y, const float* __restrict q, in
   return total;
 }
 
-// In the order in which the columns of the next tile will be needed: all rows of the first ones come first. (Left to
-// itself GCC finds that a function that only prefetches does nothing, and drops its calls.)
-inline __attribute__((always_inline)) void ask_for_columns(const char* lines, int column) {
-  if (column * sizeof(float) % 64 != 0) return;
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) __builtin_prefetch(lines + (r * kColumns + column) * sizeof(float));
+inline int count_zeros(const float* __restrict y, int count) {
+  int total = 0;
+  for (int i = 0; i < count; ++i) total += y[i] == 0.0f;
+  return total;
 }
 
-// What is known of a tile once all its column groups are quantized.
+typedef uint8_t Bytes __attribute__((vector_size(sizeof(Lanes))));
+
+inline Bytes load_bytes(const uint8_t* p) {
+  Bytes v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// Codes of zeros of either sign. Of codes of a byte no other stands for zero, whatever the scale.
+template <Format F>
+int count_zero_codes(const uint8_t* __restrict codes, int count) {
+  constexpr FormatSpec spec = format_spec(F);
+  constexpr uint8_t kMask = (1u << (spec.integer ? spec.code_bits : spec.sign_shift)) - 1u;
+  constexpr int kStep = sizeof(Bytes);
+  static_assert(kTile / kStep < 256);
+  Bytes counts = {};
+  int i = 0, total = 0;
+  for (; i + kStep <= count; i += kStep) counts -= (Bytes)((load_bytes(codes + i) & kMask) == 0);
+  for (; i < count; ++i) total += (codes[i] & kMask) == 0;
+  for (int l = 0; l < kStep; ++l) total += counts[l];
+  return total;
+}
+
+template <Format F, class Code>
+bool some_are_beyond(const Code* __restrict codes, int count) {
+  int i = 0, some = 0;
+  if constexpr (sizeof(Code) == 1) {
+    Bytes found = {};
+    for (; i + static_cast<int>(sizeof found) <= count; i += sizeof found) found |= (Bytes)is_beyond<F>(load_bytes(codes + i));
+    for (size_t l = 0; l < sizeof found; ++l) some |= found[l];
+  }
+  for (; i < count; ++i) some |= is_beyond<F>(codes[i]);
+  return some != 0;
+}
+
+// An eighth of 4 KB, line after line. The loops of `Ahead` would take a twentieth of the time of rounding. (Left to itself
+// GCC finds that a function that only prefetches does nothing, and drops its calls.)
+inline __attribute__((always_inline)) void ask_for_eighth(const char* lines, int column) {
+  constexpr int kLine = 64 / sizeof(float);
+  if (lines == nullptr || column % kLine != 0) return;
+#pragma GCC unroll 8
+  for (int l = 0; l < 8; ++l) __builtin_prefetch(lines + (column / kLine * 8 + l) * 64);
+}
+
+// Bits of the magnitudes of a tile that has one scale.
 struct TileLook {
-  Words largest_y = {}, zeroed = {};
-  Words smallest = ~Words{};  // of the non-zero magnitudes, less one
+  Words largest = {}, smallest = ~Words{};
 };
 
 // Whether most elements of a tile that its scale fits are above the format's subnormal numbers: those of an fp4 are not.
@@ -141,21 +188,22 @@ constexpr bool mostly_normal() {
   return F == Format::fp16 || F == Format::fp8_e4m3 || F == Format::fp8_e5m2;
 }
 
-// Without a scale only magnitudes far below what gradients have can vanish in these two formats.
-template <Format F, Scaling S>
-constexpr bool rarely_zero() {
-  return (F == Format::bf16 || F == Format::fp16) && S == Scaling::none;
-}
+// What the numbers of some columns are taken for. Whether they were that is asked once they are rounded, and if not all
+// is done again: asked for each row, the question costs more than the rounding.
+enum class Take {
+  any,      // of any size: clamped
+  fitting,  // not beyond the largest of the format
+  normal,   // nor below its smallest normal one
+};
 
 struct GroupSums {
   Floats yy = {}, yq = {}, qq = {};
-  bool normal = true;  // NORMAL was right
+  bool right = true;  // none was below the smallest normal one, if they were taken for that
 };
 
 // `rows` rows of the columns [c, c + kFloats). Everything happens in registers: eight rows of rounding, their part of
-// the sums. NORMAL takes the elements for normal numbers of the format, and tells if they were: if not, all has to be
-// done again. (Asked for each row instead, the question costs more than the rounding.)
-template <Format F, Rounding R, bool BLOCKS, Scaling S, bool NORMAL>
+// the sums.
+template <Format F, Rounding R, bool BLOCKS, Scaling S, Take T>
 inline __attribute__((always_inline)) GroupSums quantize_group(const TileQuantizer& z, Floats scale, Floats inverse,
                                                                const ColumnNoise& noise, const float* __restrict y, int rows,
                                                                int c, float* __restrict q,
@@ -170,15 +218,17 @@ inline __attribute__((always_inline)) GroupSums quantize_group(const TileQuantiz
     if constexpr (BLOCKS) {
       scale = splat<Floats>(z.scales[at >> z.block_shift]);
       inverse = splat<Floats>(z.inverses[at >> z.block_shift]);
+      if constexpr (T == Take::normal) least = minimum(magnitude(vy * inverse), least);
+    } else {
+      const Words m = float_bits(vy) & kMagnitude;
+      look.largest = maximum(look.largest, m);
+      look.smallest = minimum(look.smallest, m);
     }
-    if constexpr (NORMAL) least = minimum(magnitude(S == Scaling::none ? vy : vy * inverse), least);
-    const auto one = quantize_finite<F, R, S, NORMAL>(vy, inverse, scale, noise.row(r));
-    const Words m = float_bits(vy) & kMagnitude;
-    if constexpr (!BLOCKS) look.largest_y = maximum(look.largest_y, m);
-    if constexpr (rarely_zero<F, S>()) {
-      look.smallest = minimum(look.smallest, m - 1u);
-    } else if constexpr (!NORMAL) {
-      look.zeroed = count_zeroed(look.zeroed, vy, one.value);
+    Quantized<Floats, Words> one;
+    if constexpr (T == Take::any) {
+      one = quantize_finite<F, R, S>(vy, inverse, scale, noise.row(r));
+    } else {
+      one = quantize_fitting<F, R, S, T == Take::normal>(vy, inverse, scale, noise.row(r));
     }
     store_floats(q + at, one.value);
     store_codes(codes + at, one.code);
@@ -186,48 +236,87 @@ inline __attribute__((always_inline)) GroupSums quantize_group(const TileQuantiz
     sums.yq = sums.yq + vy * one.value;
     sums.qq = sums.qq + one.value * one.value;
   }
-  if constexpr (NORMAL) sums.normal = !any_below(least, bits_float(spec.exponent0 << 23));
+  if constexpr (T == Take::normal) {
+    if constexpr (!BLOCKS) least = bits_float(look.smallest) * inverse;  // of this group and those before it
+    sums.right = !any_below(least, bits_float(spec.exponent0 << 23));
+  }
   return sums;
 }
 
-// y: `rows` whole rows, padding +0. What is rare is left to a second look at the tile, which is still in cache.
-template <Format F, Rounding R, bool BLOCKS, Scaling S>
-inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantizer& z, const float* __restrict y,
-                                                               int64_t tile, int count, int rows, float* __restrict q,
-                                                               typename StagedCode<F>::type* __restrict codes) {
-  constexpr FormatSpec spec = format_spec(F);
-  alignas(64) float yy[kColumns], yq[kColumns], qq[kColumns];
-  TileLook look;
+// The sums of the columns of a tile, y's `rows` whole rows, of which those from `columns` on are padding, +0. FITS: no
+// number is taken to be beyond the largest of the format.
+template <Format F, Rounding R, bool BLOCKS, Scaling S, bool FITS>
+inline __attribute__((always_inline)) bool quantize_columns(const TileQuantizer& z, const float* __restrict y, int64_t tile,
+                                                            int rows, int columns, float* __restrict q,
+                                                            typename StagedCode<F>::type* __restrict codes, TileLook& look,
+                                                            float* __restrict yy, float* __restrict yq, float* __restrict qq) {
   const PhiloxKeys keys = z.keys;  // a copy: for all the compiler knows, what is stored below might be part of `z`
   const uint64_t stream = z.stream;
+  const char* const ahead[] = {z.ahead[0], z.ahead[1], z.ahead[2]};
   const Floats scale = splat<Floats>(z.scale), inverse = splat<Floats>(z.inverse);
-  bool normal = mostly_normal<F>();
-  for (int c = 0; c < kColumns; c += kFloats) {
+  bool normal = FITS && mostly_normal<F>();
+  for (int c = 0; c < columns; c += kFloats) {
     const ColumnNoise noise = R == Rounding::stochastic ? ColumnNoise(keys, stream, tile, c) : ColumnNoise();
-    if (z.ahead != nullptr) ask_for_columns(z.ahead, c);
+    for (const char* lines : ahead) ask_for_eighth(lines, c);
     GroupSums sums;
-    if constexpr (mostly_normal<F>()) {
+    if constexpr (FITS && mostly_normal<F>()) {
       if (normal) {
-        sums = quantize_group<F, R, BLOCKS, S, true>(z, scale, inverse, noise, y, rows, c, q, codes, look);
-        normal = sums.normal;
+        sums = quantize_group<F, R, BLOCKS, S, Take::normal>(z, scale, inverse, noise, y, rows, c, q, codes, look);
+        normal = sums.right;
       }
     }
-    if (!normal) sums = quantize_group<F, R, BLOCKS, S, false>(z, scale, inverse, noise, y, rows, c, q, codes, look);
+    if (!normal) {
+      constexpr Take kTake = FITS ? Take::fitting : Take::any;
+      sums = quantize_group<F, R, BLOCKS, S, kTake>(z, scale, inverse, noise, y, rows, c, q, codes, look);
+    }
     store_floats(yy + c, sums.yy);
     store_floats(yq + c, sums.yq);
     store_floats(qq + c, sums.qq);
   }
+  return normal;
+}
+
+// A tile that begins its rows; its last row is padded with +0. What is rare is left to a second look at the tile, which
+// is still in cache.
+template <Format F, Rounding R, bool BLOCKS, Scaling S, bool FITS>
+TileResult quantize_rows(const TileQuantizer& z, const float* __restrict y, int64_t tile, int count, float* __restrict q,
+                         typename StagedCode<F>::type* __restrict codes) {
+  constexpr FormatSpec spec = format_spec(F);
+  alignas(64) float yy[kColumns], yq[kColumns], qq[kColumns];
+  TileLook look;
+  bool normal;
+  if (count == kTile) {  // constants: the loop over rows is unrolled
+    normal = quantize_columns<F, R, BLOCKS, S, FITS>(z, y, tile, kRows, kColumns, q, codes, look, yy, yq, qq);
+  } else {
+    const int columns = count < kColumns ? (count + kFloats - 1) / kFloats * kFloats : kColumns;
+    const int rows = (count + kColumns - 1) / kColumns;
+    normal = quantize_columns<F, R, BLOCKS, S, FITS>(z, y, tile, rows, columns, q, codes, look, yy, yq, qq);
+    for (int c = columns; c < kColumns; ++c) yy[c] = yq[c] = qq[c] = 0.0f;
+    for (int c = columns; c < kColumns; ++c) q[c] = 0.0f;
+  }
+  const MagnitudeRange range = BLOCKS ? z.range : MagnitudeRange{largest_lane(look.largest), smallest_lane(look.smallest)};
+  if (range.largest >= kInfinity) return quantize_odd_tile<F, R>(z, y, tile, count, q, codes);
   TileResult out;
-  out.absmax = BLOCKS ? z.largest_y : largest_lane(look.largest_y);
-  if (out.absmax >= kInfinity) return quantize_odd_tile<F, R>(z, y, tile, count, q, codes);
+  out.absmax = range.largest;
   // The largest |v| follows from the largest |y| under one scale: multiplication is monotone.
   const float v = BLOCKS ? z.largest_v : bits_float(out.absmax) * z.inverse;
-  if (v > spec.largest) out.saturated = count_saturated<F>(z, y, count);
-  if constexpr (rarely_zero<F, S>()) {
-    const uint32_t may_vanish = (spec.exponent0 << 23) - 1u;  // a larger magnitude cannot become zero
-    if (smallest_lane(look.smallest) < may_vanish) out.zeroed = count_zeroed(y, q, count);
-  } else {
-    out.zeroed = sum_of_lanes(look.zeroed);
+  if (v > spec.largest) {
+    out.clamped = v > spec.largest * 1.0001f;
+    if constexpr (FITS) {
+      if (out.clamped || some_are_beyond<F>(codes, count)) {
+        TileResult again = quantize_rows<F, R, BLOCKS, S, false>(z, y, tile, count, q, codes);
+        return again;
+      }
+    }
+    out.saturated = count_saturated<F>(z, y, count);
+  }
+  if constexpr (S == Scaling::none) {  // only magnitudes far below what gradients have can vanish
+    const uint32_t may_vanish = spec.exponent0 << 23;
+    if (range.smallest < may_vanish) out.zeroed = count_zeroed(y, q, count);
+  } else if constexpr (spec.code_bits > 8) {
+    out.zeroed = count_zeroed(y, q, count);
+  } else if (!normal) {
+    out.zeroed = count_zero_codes<F>(codes, count) - (range.smallest == 0u ? count_zeros(y, count) : 0);
   }
   // Unless values were clamped by more than half, or the scale says nothing about y, q lies within a factor of two
   // of y, or is zero, or is one gap: then the range of y with some room vouches for that of q.
@@ -241,8 +330,11 @@ inline __attribute__((always_inline)) TileResult quantize_rows(const TileQuantiz
 template <Format F, Rounding R, bool BLOCKS, Scaling S>
 TileResult quantize_tile(const TileQuantizer& z, const float* y, int64_t tile, int count, float* q,
                          typename StagedCode<F>::type* codes) {
-  if (count == kTile) return quantize_rows<F, R, BLOCKS, S>(z, y, tile, kTile, kRows, q, codes);
-  return quantize_rows<F, R, BLOCKS, S>(z, y, tile, count, (count + kColumns - 1) / kColumns, q, codes);
+  // Codes of fp4_e2m1 do not show what is beyond its largest, and its sign costs nothing.
+  if constexpr (F != Format::fp4_e2m1) {
+    if (!z.clamp) return quantize_rows<F, R, BLOCKS, S, true>(z, y, tile, count, q, codes);
+  }
+  return quantize_rows<F, R, BLOCKS, S, false>(z, y, tile, count, q, codes);
 }
 
 template <Format F, Rounding R>
@@ -254,8 +346,10 @@ TileResult quantize_tile(const TileQuantizer& z, const float* y, int64_t tile, i
   }
   if (!is_finite(largest_scale * format_spec(F).largest)) return quantize_odd_tile<F, R>(z, y, tile, count, q, codes);
   if (z.scales != nullptr) return quantize_tile<F, R, true, Scaling::plain>(z, y, tile, count, q, codes);
-  if (z.scale != 1.0f) return quantize_tile<F, R, false, Scaling::plain>(z, y, tile, count, q, codes);
-  return quantize_tile<F, R, false, Scaling::none>(z, y, tile, count, q, codes);
+  if constexpr (F == Format::bf16 || F == Format::fp16) {  // the others have scales
+    if (z.scale == 1.0f) return quantize_tile<F, R, false, Scaling::none>(z, y, tile, count, q, codes);
+  }
+  return quantize_tile<F, R, false, Scaling::plain>(z, y, tile, count, q, codes);
 }
 
 template <Format F>

@@ -53,6 +53,7 @@ inline Floats magnitude(Floats x) { return (Floats)((Words)x & kMagnitude); }
 inline Floats word_to_float(Words w) { return __builtin_convertvector((Mask)w, Floats); }
 inline Words float_to_word(Floats x) { return (Words)__builtin_convertvector(x, Mask); }
 inline Words mask_to_word(Mask mask) { return (Words)mask & 1u; }
+inline Words shift_signed(Words w, int n) { return (Words)((Mask)w >> n); }
 inline Words sign_mask(Floats x) { return (Words)((Mask)x >> 31); }
 
 // Where GCC does not find the one instruction by itself.

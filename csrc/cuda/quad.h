@@ -37,6 +37,8 @@ FG_DEVICE QuadWord operator|(const QuadWord& a, const QuadWord& b) { FG_QUAD_EAC
 FG_DEVICE QuadWord operator^(const QuadWord& a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a.v[i] ^ b.v[i]); }
 FG_DEVICE QuadWord operator^(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] ^ b); }
 FG_DEVICE QuadWord operator+(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] + b); }
+FG_DEVICE Quad operator-(float a, const Quad& b) { FG_QUAD_EACH(Quad, a - b.v[i]); }
+FG_DEVICE QuadWord operator-(uint32_t a, const QuadWord& b) { FG_QUAD_EACH(QuadWord, a - b.v[i]); }
 FG_DEVICE QuadWord operator-(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] - b); }
 FG_DEVICE QuadWord operator&(const QuadWord& a, uint32_t b) { FG_QUAD_EACH(QuadWord, a.v[i] & b); }
 FG_DEVICE QuadWord operator<<(const QuadWord& a, int s) { FG_QUAD_EACH(QuadWord, a.v[i] << s); }
@@ -61,6 +63,7 @@ FG_DEVICE QuadWord float_to_word(const Quad& x) { FG_QUAD_EACH(QuadWord, float_t
 FG_DEVICE QuadWord sign_mask(const Quad& x) { FG_QUAD_EACH(QuadWord, sign_mask(x.v[i])); }
 FG_DEVICE Quad magnitude(const Quad& x) { FG_QUAD_EACH(Quad, magnitude(x.v[i])); }
 FG_DEVICE Quad minimum(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, fminf(a.v[i], b.v[i])); }
+FG_DEVICE Quad maximum(const Quad& a, const Quad& b) { FG_QUAD_EACH(Quad, fmaxf(a.v[i], b.v[i])); }
 // Asked of the whole warp, which then takes one way: all lanes call it.
 FG_DEVICE bool any_below(const Quad& x, float limit) {
   return __any_sync(0xffffffffu, (x.v[0] < limit) | (x.v[1] < limit) | (x.v[2] < limit) | (x.v[3] < limit));

@@ -13,6 +13,8 @@ FG_FN uint32_t mask_to_word(bool mask) { return mask ? 1u : 0u; }
 FG_FN bool any_below(float x, float limit) { return x < limit; }
 FG_FN uint32_t sign_mask(float x) { return 0u - (float_bits(x) >> 31); }  // all bits, or none
 FG_FN float minimum(float a, float b) { return a < b ? a : b; }  // b where a is NaN
+FG_FN float maximum(float a, float b) { return a > b ? a : b; }
+FG_FN uint32_t shift_signed(uint32_t w, int n) { return static_cast<uint32_t>(static_cast<int32_t>(w) >> n); }
 
 template <class Mask, class T>
 FG_FN T select(Mask mask, T a, T b) {
@@ -21,7 +23,7 @@ FG_FN T select(Mask mask, T a, T b) {
 
 template <class Float>
 FG_FN Float splat(float x) {
-  return Float{} + x;
+  return x - Float{};  // to the compiler this is x; of x + 0 it has to make +0 where x is -0
 }
 
 // What is added to a fixed-point number with 16 fraction bits before those bits are cut off.
@@ -70,11 +72,12 @@ FG_FN constexpr bool sign_rides() {
 }
 
 // What separates a format's exponents from float32's is, modulo their range, its highest exponent bit: a code is
-// rebased by inverting that. (Of fp16 the bits are rebased before, as there is no room above them.)
+// rebased by inverting that. (Of fp16 the bits are rebased before, as there is no room above them; codes of fp4_e2m1
+// are counted.)
 template <Format F>
 FG_FN constexpr uint32_t inverted_bit() {
   constexpr FormatSpec spec = format_spec(F);
-  if (!sign_rides<F>() || F == Format::bf16) return 0u;
+  if (!sign_rides<F>() || F == Format::bf16 || F == Format::fp4_e2m1) return 0u;
   return ((spec.exponent0 - 1u) << spec.mantissa) & ((1u << spec.sign_shift) - 1u);
 }
 
@@ -98,6 +101,17 @@ FG_FN Rounded<Float, Word> round_number(Float v, Word noise) {
     const Word bits = float_bits(v);
     const Word fixed = bits + rounding_addend<R>(bits, noise);
     return {fixed, bits_float(fixed & 0xffff0000u), true};
+  } else if constexpr (F == Format::fp4_e2m1) {
+    // Most of its numbers are below the smallest normal one, which share its gap: no branch. The exponent of the gap is
+    // that of the number, or of the smallest normal one.
+    const Word bits = float_bits(v);
+    const Word exponent = float_bits(maximum(magnitude(v), splat<Float>(bits_float(spec.exponent0 << 23)))) & kInfinity;
+    const Float gaps_65536 = magnitude(v) * bits_float(((254u + 16u + spec.mantissa) << 23) - exponent);  // exact
+    const Word units = round_gaps<R>(gaps_65536, noise);
+    const Float signless = word_to_float(units >> 16) * bits_float(exponent - (static_cast<uint32_t>(spec.mantissa) << 23));
+    // Every doubling of the gap has 2^mantissa codes.
+    const Word fixed = units + ((exponent - (spec.exponent0 << 23)) >> (7 - spec.mantissa));
+    return {fixed, bits_float(float_bits(signless) | (bits & kSign)), true};
   } else {
     const Word bits = float_bits(v);
     Word fixed;
@@ -178,6 +192,41 @@ FG_FN Quantized<Float, Word> quantize_finite(Float y, Float inverse_scale, Float
   return {code, value, r.small};
 }
 
+// The same where y times the inverse scale is not beyond the largest of the format, and largest * scale is finite: the
+// sign rides along. Where y is beyond it, so are the codes (is_beyond), of all but fp4_e2m1.
+template <Format F, Rounding R, Scaling S, bool NORMAL = false, class Float, class Word>
+FG_FN Quantized<Float, Word> quantize_fitting(Float y, Float inverse_scale, Float scale, Word noise) {
+  constexpr FormatSpec spec = format_spec(F);
+  static_assert(S != Scaling::clamped && F != Format::fp4_e2m1);
+  Float v = y;
+  if constexpr (S != Scaling::none) v = y * inverse_scale;
+  Quantized<Float, Word> q;
+  if constexpr (spec.integer && R == Rounding::stochastic) {
+    // Of a negative number -(f + z) >> 16 is wanted, rounded towards zero: towards minus infinity, as the shift
+    // rounds, that is (-f - z + 65535) >> 16.
+    q.code = shift_signed(float_to_word(v * 65536.0f) + ((noise ^ sign_mask(v)) & 0xffffu), 16);
+    q.value = word_to_float(q.code);
+  } else {
+    const Rounded<Float, Word> r = round_number<F, R, NORMAL>(sign_rides<F>() ? v : magnitude(v), noise);
+    q.code = F == Format::bf16 ? code_of<F>(r.fixed) : signed_code<F>(code_of<F>(r.fixed), v);
+    q.value = r.value;
+    if constexpr (spec.integer) q.value = word_to_float(q.code);
+    if constexpr (!spec.integer && !sign_rides<F>()) q.value = bits_float(float_bits(r.value) | (float_bits(v) & kSign));
+  }
+  if constexpr (S != Scaling::none) q.value = q.value * scale;
+  q.small = true;
+  return q;
+}
+
+// Whether a code of quantize_fitting is that of no number of the format. Code is an integer or a vector of them.
+template <Format F, class Code>
+FG_FN auto is_beyond(Code code) {
+  constexpr FormatSpec spec = format_spec(F);
+  constexpr int kLast = spec.keeps_infinity ? spec.infinity - 1 : spec.infinity;  // the code of the largest number
+  if constexpr (spec.integer) return (code & ((1 << spec.code_bits) - 1)) == 1 << (spec.code_bits - 1);
+  if constexpr (!spec.integer) return (code & ((1 << spec.sign_shift) - 1)) > kLast;
+}
+
 // Whether a finite y is larger than the format holds.
 template <Format F>
 FG_FN bool saturates(float y, float inverse_scale) {
@@ -253,15 +302,19 @@ FG_FN Float largest_as(Float absmax, float largest) {
   return select(absmax == 0.0f, splat<Float>(1.0f), select(ratio > smallest, ratio, smallest));
 }
 
+// The smallest power of two, 2^-126 at least, times which `largest` is not below `absmax`: the bits of a float count on
+// from power to power, so that what remains of their difference rounds the exponent up.
+template <class Float>
+FG_FN Float power_of_two_as(Float absmax, float largest) {
+  const Float raised = maximum(absmax, splat<Float>(largest * power_of_two(-126)));
+  const auto bits = (float_bits(raised) - (float_bits(largest) - float_bits(1.0f)) + 0x7fffffu) & kInfinity;
+  return select(absmax == 0.0f, splat<Float>(1.0f), bits_float(bits));
+}
+
 // The scale of a tensor or block whose largest finite magnitude is `absmax` (section 5).
-FG_FN float scale_for(float absmax, float largest, bool pow2) {
-  if (!pow2 || absmax == 0.0f) return largest_as(absmax, largest);
-  const float ratio = absmax / largest;
-  // Of `ratio`, rounded to float32, only the exponent is used; the exact product decides about one more.
-  int e = static_cast<int>(float_bits(ratio) >> 23) - 127;
-  if (e < -126) e = -126;
-  if (static_cast<double>(largest) * power_of_two_double(e) < static_cast<double>(absmax) && e < 127) e += 1;
-  return power_of_two(e);
+template <class Float>
+FG_FN Float scale_for(Float absmax, float largest, bool pow2) {
+  return pow2 ? power_of_two_as(absmax, largest) : largest_as(absmax, largest);
 }
 
 FASTGRAD_NUMERICS_END

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from fastgrad.ops.sweeps import ALPHAS, BLOCKS, DTYPES, FORMATS, METHODS, ROUNDINGS, SCALES
 from fastgrad.reference.philox import PARAMETER_RANGE, SLOT_RANGE, STEP_RANGE
 
 DTYPE_NAMES = "float32, bfloat16 or float16"
+_PLAIN = {Tensor, Parameter}
+_dtype, _layout, _device = attrgetter("dtype"), attrgetter("layout"), attrgetter("device")
+_nbytes, _requires_grad = attrgetter("nbytes"), attrgetter("requires_grad")
 
 
 def one_of(name: str, value: object, valid: Sequence[object]) -> None:
@@ -87,6 +92,11 @@ def given_scale(name: str, scale: Tensor, model: Tensor) -> None:
 
 def float_tensors(name: str, tensors: Sequence[Tensor], device: torch.device | None = None) -> None:
     """Strided tensors of a floating-point type that the kernels read, all on one device."""
+    if set(map(type, tensors)) <= _PLAIN and set(map(_dtype, tensors)) <= DTYPES.keys():
+        if set(map(_layout, tensors)) <= {torch.strided}:
+            devices = set(map(_device, tensors)) | (set() if device is None else {device})
+            if len(devices) <= 1:
+                return  # a list at a time; else one after another, to say which
     for i, t in enumerate(tensors):
         if not isinstance(t, Tensor):
             raise TypeError(f"{name}[{i}]: expected a tensor, got {type(t).__name__}")
@@ -101,7 +111,7 @@ def float_tensors(name: str, tensors: Sequence[Tensor], device: torch.device | N
 
 def not_differentiable(op: str, name: str, tensors: Sequence[Tensor]) -> None:
     """Refuses tensors whose gradient would silently be lost."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and any(map(_requires_grad, tensors)):
         for i, t in enumerate(tensors):
             if t.requires_grad:
                 raise ValueError(
@@ -135,10 +145,10 @@ def overlaps_itself(t: Tensor) -> bool:
 def _are_apart(tensors: list[Tensor]) -> bool:
     """Whether contiguous tensors surely have no byte in common. What is not so simple is left to who looks closer:
     tensors without memory, too, which all begin at 0."""
-    if not all(map(Tensor.is_contiguous, tensors)):
+    if not all(map(Tensor.is_contiguous, tensors)) or not set(map(type, tensors)) <= _PLAIN:
         return False
     end = 0
-    for start, nbytes in sorted([(t.data_ptr(), t.nbytes) for t in tensors]):
+    for start, nbytes in sorted(zip(map(Tensor.data_ptr, tensors), map(_nbytes, tensors), strict=True)):
         if start < end:
             return False
         end = start + nbytes

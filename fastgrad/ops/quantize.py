@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from fastgrad.ops import checks
-from fastgrad.ops.engines import Engine, declare
+from fastgrad.ops.engines import Engine, declare, launch
 from fastgrad.ops.layout import changed, fresh, readable
 from fastgrad.ops.normalize_quantize import default_scale
 from fastgrad.ops.sweeps import DTYPES, FORMATS, PURPOSES, QUANTIZE, empty_table, reference_sweep
@@ -20,6 +21,8 @@ from fastgrad.reference.philox import DEFAULT_SEED, signed64
 from fastgrad.reference.scales import block_count
 
 _Stored = tuple[list[Tensor], list[Tensor], Tensor]  # codes, scales, table
+
+_dtype, _device, _shape = attrgetter("dtype"), attrgetter("device"), attrgetter("shape")
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # equal where it is the same; compare codes and scale for their bits
@@ -128,9 +131,10 @@ def quantize(
     if out is not None:
         stored = [out] if isinstance(out, Quantized) else list(out)
         _check_out(stored, tensors, format, block if kind == "block" else 0)
-        table = torch.ops.fastgrad.quantize_(tensors, [q.codes for q in stored], [q.scale for q in stored], *options)
+        codes, scales = [q.codes for q in stored], [q.scale for q in stored]
+        table = launch("quantize_", [*tensors, *codes, *scales], tensors, codes, scales, *options)
         return (stored[0] if single else stored), table
-    codes, scales, table = torch.ops.fastgrad.quantize(tensors, *options)
+    codes, scales, table = launch("quantize", tensors, tensors, *options)
     stored = [
         Quantized(c, s, format, block if kind == "block" else 0, tuple(t.shape), _dense_stride(t), t.dtype)
         for c, s, t in zip(codes, scales, tensors, strict=True)
@@ -141,12 +145,31 @@ def quantize(
 def _check_out(out: list[Quantized], tensors: list[Tensor], format: str, block: int) -> None:
     if len(out) != len(tensors):
         raise ValueError(f"out: expected {len(tensors)} Quantized, one per tensor, got {len(out)}")
-    for i, (q, t) in enumerate(zip(out, tensors, strict=True)):
-        if (q.format, q.block, q.shape, q.stride) != (format, block, t.shape, _dense_stride(t)):
-            expected, got = (format, block, tuple(t.shape), _dense_stride(t)), (q.format, q.block, q.shape, q.stride)
-            raise ValueError(f"out[{i}]: expected (format, block, shape, stride) {expected}, got {got}")
-        _check_stored(f"out[{i}]", q, t.device)
+    if not _surely_fits(out, tensors, format, block):
+        for i, (q, t) in enumerate(zip(out, tensors, strict=True)):
+            got, expected = (q.format, q.block, q.shape, q.stride), (format, block, tuple(t.shape), _dense_stride(t))
+            if got != expected:
+                raise ValueError(f"out[{i}]: expected (format, block, shape, stride) {expected}, got {got}")
+            _check_stored(f"out[{i}]", q, t.device)
     checks.no_overlap({"out.codes": [q.codes for q in out], "out.scale": [q.scale for q in out]}, {"tensors": tensors})
+
+
+def _surely_fits(out: list[Quantized], tensors: list[Tensor], format: str, block: int) -> bool:
+    """Whether contiguous tensors can be written into ``out``, a whole list at a time: on lists of small tensors the
+    check of one after another, which knows what to say, takes longer than the rounding."""
+    codes, scales = [q.codes for q in out], [q.scale for q in out]
+    everything = [*tensors, *codes, *scales]
+    return (
+        all(map(Tensor.is_contiguous, everything))
+        and len(set(map(_device, everything))) == 1
+        and set(map(_dtype, codes)) == {SPECS[format].dtype}
+        and set(map(_dtype, scales)) == {torch.float32}
+        and {(q.format, q.block) for q in out} == {(format, block)}
+        and [q.shape for q in out] == list(map(_shape, tensors))
+        and [q.stride for q in out] == list(map(Tensor.stride, tensors))
+        and list(map(Tensor.numel, codes)) == _stored_sizes(tensors, format)
+        and list(map(Tensor.numel, scales)) == _scale_counts(tensors, block)
+    )
 
 
 def _check_stored(name: str, q: Quantized, device: torch.device) -> None:
@@ -172,25 +195,25 @@ def _dense_stride(t: Tensor) -> tuple[int, ...]:
     return t.stride() if checks.is_dense(t) else tuple(torch.empty(t.shape, device="meta").stride())
 
 
-def _sizes(tensors: list[Tensor], format: str, scale: str, block: int) -> list[tuple[int, int]]:
-    """Stored codes and scales of every tensor."""
-    packed = SPECS[format].packed
-    return [
-        ((n + 1) // 2 if packed else n, block_count(n, block) if scale == "block" else 1)
-        for n in map(Tensor.numel, tensors)
-    ]
+def _stored_sizes(tensors: list[Tensor], format: str) -> list[int]:
+    """Stored codes of every tensor."""
+    sizes = list(map(Tensor.numel, tensors))
+    return [(n + 1) // 2 for n in sizes] if SPECS[format].packed else sizes
+
+
+def _scale_counts(tensors: list[Tensor], block: int) -> list[int]:
+    """Scales of every tensor; block is 0 where it has one."""
+    return [block_count(n, block) for n in map(Tensor.numel, tensors)] if block else [1] * len(tensors)
 
 
 def _outputs(tensors: list[Tensor], format: str, scale: str, block: int) -> tuple[list[Tensor], list[Tensor]]:
-    spec = SPECS[format]
-    codes, scales = [], []
-    for t, (stored, blocks) in zip(tensors, _sizes(tensors, format, scale, block), strict=True):
-        if spec.packed:
-            codes.append(torch.empty(stored, dtype=torch.uint8, device=t.device))
-        else:
-            codes.append(torch.empty_like(t, dtype=spec.dtype))
-        scales.append(torch.empty(blocks, dtype=torch.float32, device=t.device))
-    return codes, scales
+    spec, device = SPECS[format], tensors[0].device
+    if spec.packed:
+        codes = [torch.empty(n, dtype=torch.uint8, device=device) for n in _stored_sizes(tensors, format)]
+    else:
+        codes = [torch.empty_like(t, dtype=spec.dtype) for t in tensors]
+    counts = _scale_counts(tensors, block if scale == "block" else 0)
+    return codes, [torch.empty(count, dtype=torch.float32, device=device) for count in counts]
 
 
 def _write(
@@ -212,8 +235,8 @@ def _write(
     moments: bool,
 ) -> Tensor:
     dense = readable(tensors)
-    expected = _sizes(dense, format, scale, block)
-    if [(c.numel(), s.numel()) for c, s in zip(codes, scales, strict=True)] != expected:
+    expected = _stored_sizes(dense, format), _scale_counts(dense, block if scale == "block" else 0)
+    if (list(map(Tensor.numel, codes)), list(map(Tensor.numel, scales))) != expected:
         raise ValueError("codes, scales: expected the sizes that quantize gives for these tensors")
     if scale == "none":
         torch._foreach_copy_(scales, [torch.ones_like(scales[0])] * len(scales))  # a fifth of the time of adding
@@ -328,9 +351,11 @@ def dequantize(
         codes, scales = [q.codes for q in some], [q.scale for q in some]
         if given is not None:
             values = [given[i] for i in places]
-            torch.ops.fastgrad.dequantize_(codes, scales, format, block, values)
+            launch("dequantize_", [*codes, *scales, *values], codes, scales, format, block, values)
         else:
-            values = torch.ops.fastgrad.dequantize(
+            values = launch(
+                "dequantize",
+                [*codes, *scales],
                 codes,
                 scales,
                 format,
@@ -376,6 +401,14 @@ def _empty_values(
 
 def _check_codes(codes: list[Tensor], scales: list[Tensor], format: str, block: int, values: list[Tensor]) -> None:
     spec = SPECS[format]
+    if (
+        set(map(_dtype, codes)) <= {spec.dtype}
+        and set(map(_dtype, scales)) <= {torch.float32}
+        and list(map(Tensor.numel, codes)) == _stored_sizes(values, format)
+        and list(map(Tensor.numel, scales)) == _scale_counts(values, block)
+        and all(map(checks.is_dense, codes + scales))
+    ):
+        return
     for i, (c, s, v) in enumerate(zip(codes, scales, values, strict=True)):
         n = v.numel()
         expected = (n + 1) // 2 if spec.packed else n

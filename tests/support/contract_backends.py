@@ -148,16 +148,28 @@ def _without_reference() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _without_native() -> Iterator[None]:
+    def refuse(*arguments):
+        raise AssertionError("the C++ for the CPU was called where another engine should run")
+
+    with contextlib.ExitStack() as stack:
+        for name in ("sweep", "dequantize") if library.native is not None else ():
+            stack.enter_context(mock.patch.object(library.native, name, refuse))
+        yield
+
+
+@contextlib.contextmanager
 def _ops_on(engine: Engine) -> Iterator[None]:
-    """Runs a block with every op on an engine, through the same public functions and the same dispatcher: it takes the
-    place of the C++ at CPU."""
+    """Runs a block with every op on an engine, through the same public functions, past the dispatcher and through it:
+    it takes the place of the C++ at CPU, a call of which in the block is an error."""
     override = torch.library.Library("fastgrad", "IMPL", "CPU")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of the override, once
             for op, implementation in engines.implementations.items():
                 _override(override, op, torch.no_grad()(partial(implementation, engine)))
-        yield
+        with mock.patch.object(engines, "CPU", engine), _without_native():
+            yield
     finally:
         override._destroy()
 
