@@ -16,7 +16,7 @@ from fastgrad.reference.philox import PARAMETER_RANGE, SLOT_RANGE, STEP_RANGE
 DTYPE_NAMES = "float32, bfloat16 or float16"
 _PLAIN = {Tensor, Parameter}
 _dtype, _layout, _device = attrgetter("dtype"), attrgetter("layout"), attrgetter("device")
-_nbytes, _requires_grad = attrgetter("nbytes"), attrgetter("requires_grad")
+_nbytes = attrgetter("nbytes")
 
 
 def one_of(name: str, value: object, valid: Sequence[object]) -> None:
@@ -90,13 +90,19 @@ def given_scale(name: str, scale: Tensor, model: Tensor) -> None:
         raise ValueError(f"{name}: expected a finite number >= 2^-126, got {float(scale)}")
 
 
+def _are_plain(tensors: Sequence[Tensor], device: torch.device | None) -> bool:
+    return (
+        set(map(type, tensors)) <= _PLAIN
+        and set(map(_dtype, tensors)) <= DTYPES.keys()
+        and set(map(_layout, tensors)) <= {torch.strided}
+        and len({*map(_device, tensors), *(() if device is None else (device,))}) <= 1
+    )
+
+
 def float_tensors(name: str, tensors: Sequence[Tensor], device: torch.device | None = None) -> None:
     """Strided tensors of a floating-point type that the kernels read, all on one device."""
-    if set(map(type, tensors)) <= _PLAIN and set(map(_dtype, tensors)) <= DTYPES.keys():
-        if set(map(_layout, tensors)) <= {torch.strided}:
-            devices = set(map(_device, tensors)) | (set() if device is None else {device})
-            if len(devices) <= 1:
-                return  # a list at a time; else one after another, to say which
+    if not torch.compiler.is_compiling() and _are_plain(tensors, device):
+        return  # a list at a time; else one after another, to say which
     for i, t in enumerate(tensors):
         if not isinstance(t, Tensor):
             raise TypeError(f"{name}[{i}]: expected a tensor, got {type(t).__name__}")
@@ -111,7 +117,7 @@ def float_tensors(name: str, tensors: Sequence[Tensor], device: torch.device | N
 
 def not_differentiable(op: str, name: str, tensors: Sequence[Tensor]) -> None:
     """Refuses tensors whose gradient would silently be lost."""
-    if torch.is_grad_enabled() and any(map(_requires_grad, tensors)):
+    if torch.is_grad_enabled():
         for i, t in enumerate(tensors):
             if t.requires_grad:
                 raise ValueError(
