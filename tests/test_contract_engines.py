@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import emulated_cuda
 import pytest
 import torch
 from contract_backends import BACKENDS, CPU_BACKENDS, TRITON_BACKENDS, EmulatedCuda, needs_native, reference_running
@@ -10,6 +11,7 @@ import fastgrad
 from fastgrad import library
 from fastgrad.ops import sweeps
 
+EMULATED = [backend for backend in BACKENDS if isinstance(backend, EmulatedCuda)]
 CALLS = {
     "quantize": lambda g: fastgrad.quantize(g, "int8"),
     "quantize into kept memory": lambda g: fastgrad.quantize(g, "int8", out=fastgrad.quantize(g, "int8")[0]),
@@ -52,12 +54,10 @@ def test_the_native_module_runs_without_the_reference(call):
 
 
 @needs_native
+@pytest.mark.skipif(not EMULATED, reason=f"the CUDA kernels are not emulated: {emulated_cuda.missing()}")
 @pytest.mark.parametrize("call", CALLS)
 def test_the_emulated_kernels_run_alone(call):
-    backends = [backend for backend in BACKENDS if isinstance(backend, EmulatedCuda)]
-    if not backends:
-        pytest.skip("the CUDA kernels cannot be emulated here")
-    with backends[0].running():
+    with EMULATED[0].running():
         CALLS[call](gradients())
         with pytest.raises(AssertionError, match=r"C\+\+ for the CPU was called"):
             library.native.sweep({}, {}, 0)

@@ -28,6 +28,7 @@ constexpr int64_t kStreamedValues = int64_t{16} << 20;
 // Rows of at most this length are so short beside a chunk that those between two of them may be read twice.
 constexpr int64_t kShortRow = kChunk / 8;
 
+int64_t size_of(Type type) { return type == Type::fp32 ? 4 : 2; }
 int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
 
 // A piece of one tensor: a chunk, or some dim-0 rows.
@@ -109,7 +110,7 @@ class SweepRun {
     return !needs_.all_first && !sweep_.two_reads && !sweep_.sharded && !job.factored() && !scale_first &&
            sweep_.phase == Phase::all;
   }
-  int64_t gradient_bytes(int i) const { return jobs_[i].n * (jobs_[i].grad_type == Type::fp32 ? 4 : 2); }
+  int64_t gradient_bytes(int i) const { return jobs_[i].n * size_of(jobs_[i].grad_type); }
 
   // All that follows the moments.
   void finish(int first, int last) {
@@ -434,7 +435,7 @@ bool run_sweep(std::vector<TensorJob>& jobs, Sweep sweep, const ChunkKernels& ke
 
 void run_dequantize(const void* codes, int format, const float* scales, int block, int64_t n, void* values, Type type,
                     int threads, const ChunkKernels& kernels) {
-  const bool stream = n * (type == Type::fp32 ? 4 : 2) > kStreamedValues;
+  const bool stream = n * size_of(type) > kStreamedValues;
   parallel_for(chunks_of(n), threads, [&](int64_t chunk) {
     kernels.dequantize(codes, format, scales, block, n, chunk, values, type, stream);
   });

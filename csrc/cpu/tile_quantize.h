@@ -244,7 +244,7 @@ inline __attribute__((always_inline)) GroupSums quantize_group(const TileQuantiz
 }
 
 // The sums of the columns of a tile, y's `rows` whole rows, of which those from `columns` on are padding, +0. FITS: no
-// number is taken to be beyond the largest of the format.
+// number is taken to be beyond the largest of the format. Returns whether all were taken for normal numbers, and were.
 template <Format F, Rounding R, bool BLOCKS, Scaling S, bool FITS>
 inline __attribute__((always_inline)) bool quantize_columns(const TileQuantizer& z, const float* __restrict y, int64_t tile,
                                                             int rows, int columns, float* __restrict q,
@@ -291,8 +291,7 @@ TileResult quantize_rows(const TileQuantizer& z, const float* __restrict y, int6
     const int columns = count < kColumns ? (count + kFloats - 1) / kFloats * kFloats : kColumns;
     const int rows = (count + kColumns - 1) / kColumns;
     normal = quantize_columns<F, R, BLOCKS, S, FITS>(z, y, tile, rows, columns, q, codes, look, yy, yq, qq);
-    for (int c = columns; c < kColumns; ++c) yy[c] = yq[c] = qq[c] = 0.0f;
-    for (int c = columns; c < kColumns; ++c) q[c] = 0.0f;
+    for (int c = columns; c < kColumns; ++c) yy[c] = yq[c] = qq[c] = q[c] = 0.0f;
   }
   const MagnitudeRange range = BLOCKS ? z.range : MagnitudeRange{largest_lane(look.largest), smallest_lane(look.smallest)};
   if (range.largest >= kInfinity) return quantize_odd_tile<F, R>(z, y, tile, count, q, codes);
@@ -304,8 +303,7 @@ TileResult quantize_rows(const TileQuantizer& z, const float* __restrict y, int6
     out.clamped = v > spec.largest * 1.0001f;
     if constexpr (FITS) {
       if (out.clamped || some_are_beyond<F>(codes, count)) {
-        TileResult again = quantize_rows<F, R, BLOCKS, S, false>(z, y, tile, count, q, codes);
-        return again;
+        return quantize_rows<F, R, BLOCKS, S, false>(z, y, tile, count, q, codes);
       }
     }
     out.saturated = count_saturated<F>(z, y, count);

@@ -66,13 +66,6 @@ inline Words minimum(Words a, Words b) { return (Words)_mm512_min_epu32((__m512i
 inline bool any_below(Floats x, float limit) {
   return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(limit), _CMP_LT_OQ) != 0;
 }
-// n, one more in the lanes where y is not zero and q is.
-inline Words count_zeroed(Words n, Floats y, Floats q) {
-  const __m512 zero = _mm512_setzero_ps();
-  const __mmask16 some = _mm512_cmp_ps_mask((__m512)y, zero, _CMP_NEQ_UQ);
-  const __mmask16 lost = _mm512_mask_cmp_ps_mask(some, (__m512)q, zero, _CMP_EQ_OQ);
-  return (Words)_mm512_mask_sub_epi32((__m512i)n, lost, (__m512i)n, _mm512_set1_epi32(-1));
-}
 inline void store_codes(uint8_t* p, Words w) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)w));
 }
@@ -109,7 +102,6 @@ inline bool any_below(Floats x, float limit) {
 #endif
 }
 #endif
-inline Words count_zeroed(Words n, Floats y, Floats q) { return n - (Words)((q == 0.0f) & (y != 0.0f)); }
 inline void store_codes(uint8_t* p, Words w) {
   typedef uint8_t Bytes __attribute__((vector_size(kFloats)));
   const Bytes b = __builtin_convertvector(w, Bytes);
@@ -144,10 +136,6 @@ template <class Vector>
 inline auto largest_lane(Vector v) {
   for (int s = kFloats / 2; s >= 1; s /= 2) v = maximum(v, rotate_lanes(v, s));
   return v[0];
-}
-inline int sum_of_lanes(Words w) {
-  for (int s = kFloats / 2; s >= 1; s /= 2) w = w + rotate_lanes(w, s);
-  return static_cast<int>(w[0]);
 }
 
 // The halving of 128 columns: 64, 32, ..., 1. `columns` is overwritten.

@@ -170,16 +170,15 @@ template <class Float, class Word>
 struct Quantized {
   Word code;    // with its sign; integers in two's complement (the stored bits are the lowest ones)
   Float value;  // what is stored, dequantized
-  bool small;   // some lane may have become zero
 };
 
-// Finite y. NORMAL: as round_number says, of y times the inverse scale.
-template <Format F, Rounding R, Scaling S, bool NORMAL = false, class Float, class Word>
+// Finite y.
+template <Format F, Rounding R, Scaling S, class Float, class Word>
 FG_FN Quantized<Float, Word> quantize_finite(Float y, Float inverse_scale, Float scale, Word noise) {
   constexpr FormatSpec spec = format_spec(F);
   Float v = y;
   if constexpr (S != Scaling::none) v = y * inverse_scale;
-  const Rounded<Float, Word> r = round_number<F, R, NORMAL>(minimum(magnitude(v), splat<Float>(spec.largest)), noise);
+  const Rounded<Float, Word> r = round_number<F, R>(minimum(magnitude(v), splat<Float>(spec.largest)), noise);
   const Word code = signed_code<F>(code_of<F>(r.fixed), v);
   Float value = r.value;
   if constexpr (spec.integer) value = word_to_float(code);  // with its sign; +0 for zero
@@ -189,11 +188,12 @@ FG_FN Quantized<Float, Word> quantize_finite(Float y, Float inverse_scale, Float
     value = bits_float(float_bits(minimum(magnitude(value), splat<Float>(bits_float(kFloatMax)))) | sign);
   }
   if constexpr (!spec.integer) value = bits_float(float_bits(value) | (float_bits(v) & kSign));
-  return {code, value, r.small};
+  return {code, value};
 }
 
 // The same where y times the inverse scale is not beyond the largest of the format, and largest * scale is finite: the
-// sign rides along. Where y is beyond it, so are the codes (is_beyond), of all but fp4_e2m1.
+// sign rides along. Where y is beyond it, so are the codes (is_beyond), of all but fp4_e2m1. NORMAL: as round_number says,
+// of y times the inverse scale.
 template <Format F, Rounding R, Scaling S, bool NORMAL = false, class Float, class Word>
 FG_FN Quantized<Float, Word> quantize_fitting(Float y, Float inverse_scale, Float scale, Word noise) {
   constexpr FormatSpec spec = format_spec(F);
@@ -214,7 +214,6 @@ FG_FN Quantized<Float, Word> quantize_fitting(Float y, Float inverse_scale, Floa
     if constexpr (!spec.integer && !sign_rides<F>()) q.value = bits_float(float_bits(r.value) | (float_bits(v) & kSign));
   }
   if constexpr (S != Scaling::none) q.value = q.value * scale;
-  q.small = true;
   return q;
 }
 
@@ -241,10 +240,10 @@ FG_FN Quantized<float, uint32_t> quantize_any(float y, float inverse_scale, floa
   if (m < kInfinity) return quantize_finite<F, R, Scaling::clamped>(y, inverse_scale, scale, noise);
   if (m > kInfinity) {
     const bool has_nan = !(spec.integer || F == Format::fp4_e2m1);
-    return {spec.nan, has_nan ? bits_float(kNaN) : 0.0f, true};
+    return {spec.nan, has_nan ? bits_float(kNaN) : 0.0f};
   }
   if (spec.keeps_infinity) {
-    return {spec.infinity | (sign >> (31 - spec.sign_shift)), bits_float(kInfinity | sign), false};
+    return {spec.infinity | (sign >> (31 - spec.sign_shift)), bits_float(kInfinity | sign)};
   }
   return quantize_finite<F, R, Scaling::clamped>(bits_float(float_bits(spec.largest) | sign), 1.0f, scale, noise);
 }

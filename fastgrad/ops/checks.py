@@ -90,9 +90,14 @@ def given_scale(name: str, scale: Tensor, model: Tensor) -> None:
         raise ValueError(f"{name}: expected a finite number >= 2^-126, got {float(scale)}")
 
 
-def _are_plain(tensors: Sequence[Tensor], device: torch.device | None) -> bool:
+def are_plain(tensors: Sequence[object]) -> bool:
+    """Whether none is of a subclass, whose attributes and memory may be made up."""
+    return set(map(type, tensors)) <= _PLAIN
+
+
+def _are_floats(tensors: Sequence[Tensor], device: torch.device | None) -> bool:
     return (
-        set(map(type, tensors)) <= _PLAIN
+        are_plain(tensors)
         and set(map(_dtype, tensors)) <= DTYPES.keys()
         and set(map(_layout, tensors)) <= {torch.strided}
         and len({*map(_device, tensors), *(() if device is None else (device,))}) <= 1
@@ -101,7 +106,7 @@ def _are_plain(tensors: Sequence[Tensor], device: torch.device | None) -> bool:
 
 def float_tensors(name: str, tensors: Sequence[Tensor], device: torch.device | None = None) -> None:
     """Strided tensors of a floating-point type that the kernels read, all on one device."""
-    if not torch.compiler.is_compiling() and _are_plain(tensors, device):
+    if not torch.compiler.is_compiling() and _are_floats(tensors, device):
         return  # a list at a time; else one after another, to say which
     for i, t in enumerate(tensors):
         if not isinstance(t, Tensor):
@@ -151,7 +156,7 @@ def overlaps_itself(t: Tensor) -> bool:
 def _are_apart(tensors: list[Tensor]) -> bool:
     """Whether contiguous tensors surely have no byte in common. What is not so simple is left to who looks closer:
     tensors without memory, too, which all begin at 0."""
-    if not all(map(Tensor.is_contiguous, tensors)) or not set(map(type, tensors)) <= _PLAIN:
+    if not all(map(Tensor.is_contiguous, tensors)) or not are_plain(tensors):
         return False
     end = 0
     for start, nbytes in sorted(zip(map(Tensor.data_ptr, tensors), map(_nbytes, tensors), strict=True)):

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from fastgrad import library
-from fastgrad.ops import device_sweeps, sweeps
+from fastgrad.ops import checks, device_sweeps, sweeps
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,6 @@ class Engine:
 REFERENCE = Engine(sweeps.reference_sweep, sweeps.reference_dequantize)
 CPU = Engine(sweeps.native_sweep, sweeps.native_dequantize)
 CUDA = Engine(device_sweeps.sweep, device_sweeps.dequantize)
-
-_PLAIN = {Tensor, Parameter}
 
 implementations: dict[str, Callable] = {}  # op -> function of (engine, *arguments of the op)
 
@@ -53,6 +50,6 @@ def launch(op: str, tensors: Sequence[Tensor], *arguments: Any) -> Any:
         or torch.autograd._profiler_enabled()
         or torch._C._functorch.maybe_current_level() is not None
     )
-    if library.native is not None and not listened and tensors[0].is_cpu and set(map(type, tensors)) <= _PLAIN:
+    if library.native is not None and not listened and tensors[0].is_cpu and checks.are_plain(tensors):
         return implementations[op](CPU, *arguments)
     return getattr(torch.ops.fastgrad, op)(*arguments)

@@ -175,7 +175,7 @@ def _surely_fits(out: list[Quantized], tensors: list[Tensor], format: str, block
 def _check_stored(name: str, q: Quantized, device: torch.device) -> None:
     """Memory of a Quantized that is about to be written by address."""
     spec, n = SPECS[q.format], math.prod(q.shape)
-    codes = (spec.dtype, (n + 1) // 2 if spec.packed else n)
+    codes = (spec.dtype, _stored_size(n, q.format))
     scales = (torch.float32, block_count(n, q.block) if q.block else 1)
     for part, t, expected in (("codes", q.codes, codes), ("scale", q.scale, scales)):
         if (t.dtype, t.numel()) != expected or t.device != device or not checks.is_dense(t):
@@ -195,10 +195,13 @@ def _dense_stride(t: Tensor) -> tuple[int, ...]:
     return t.stride() if checks.is_dense(t) else tuple(torch.empty(t.shape, device="meta").stride())
 
 
+def _stored_size(n: int, format: str) -> int:
+    """Stored codes of n elements."""
+    return (n + 1) // 2 if SPECS[format].packed else n
+
+
 def _stored_sizes(tensors: list[Tensor], format: str) -> list[int]:
-    """Stored codes of every tensor."""
-    sizes = list(map(Tensor.numel, tensors))
-    return [(n + 1) // 2 for n in sizes] if SPECS[format].packed else sizes
+    return [_stored_size(n, format) for n in map(Tensor.numel, tensors)]
 
 
 def _scale_counts(tensors: list[Tensor], block: int) -> list[int]:
@@ -401,17 +404,9 @@ def _empty_values(
 
 def _check_codes(codes: list[Tensor], scales: list[Tensor], format: str, block: int, values: list[Tensor]) -> None:
     spec = SPECS[format]
-    if (
-        set(map(_dtype, codes)) <= {spec.dtype}
-        and set(map(_dtype, scales)) <= {torch.float32}
-        and list(map(Tensor.numel, codes)) == _stored_sizes(values, format)
-        and list(map(Tensor.numel, scales)) == _scale_counts(values, block)
-        and all(map(checks.is_dense, codes + scales))
-    ):
-        return
     for i, (c, s, v) in enumerate(zip(codes, scales, values, strict=True)):
         n = v.numel()
-        expected = (n + 1) // 2 if spec.packed else n
+        expected = _stored_size(n, format)
         if c.dtype != spec.dtype or c.numel() != expected:
             raise ValueError(f"codes[{i}]: expected {expected} of {spec.dtype}, got {c.numel()} of {c.dtype}")
         blocks = block_count(n, block) if block else 1
