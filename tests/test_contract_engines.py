@@ -34,14 +34,19 @@ def gradients():
     return [torch.randn(5, 3), torch.randn(130)]
 
 
-@needs_native
-@pytest.mark.parametrize("call", CALLS)
-def test_the_reference_runs_without_the_native_module(call):
+def runs_alone(engine, call):
+    """A call of an op while an engine runs, and that a call of the C++ would have been an error."""
     native = library.native
-    with reference_running():
+    with engine:
         CALLS[call](gradients())
         with pytest.raises(AssertionError, match=r"C\+\+ for the CPU was called"):
             native.sweep({}, {}, 0)
+
+
+@needs_native
+@pytest.mark.parametrize("call", CALLS)
+def test_the_reference_runs_without_the_native_module(call):
+    runs_alone(reference_running(), call)
 
 
 @needs_native
@@ -57,17 +62,11 @@ def test_the_native_module_runs_without_the_reference(call):
 @pytest.mark.skipif(not EMULATED, reason=f"the CUDA kernels are not emulated: {emulated_cuda.missing()}")
 @pytest.mark.parametrize("call", CALLS)
 def test_the_emulated_kernels_run_alone(call):
-    with EMULATED[0].running():
-        CALLS[call](gradients())
-        with pytest.raises(AssertionError, match=r"C\+\+ for the CPU was called"):
-            library.native.sweep({}, {}, 0)
+    runs_alone(EMULATED[0].running(), call)
 
 
 @needs_native
 @pytest.mark.skipif(not TRITON_BACKENDS, reason="no triton that takes the kernels is installed")
 @pytest.mark.parametrize("call", CALLS)
 def test_the_triton_kernels_run_alone(call):
-    with TRITON_BACKENDS[0].running():
-        CALLS[call](gradients())
-        with pytest.raises(AssertionError, match=r"C\+\+ for the CPU was called"):
-            library.native.sweep({}, {}, 0)
+    runs_alone(TRITON_BACKENDS[0].running(), call)
