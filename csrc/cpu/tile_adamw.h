@@ -199,10 +199,11 @@ struct TileNoises {
   TileNoise parameter, first, second;
   bool with_parameter, with_first, with_second;
 
-  void make(const TensorJob& job, const PhiloxKeys& keys, int64_t tile, int column) {
-    if (with_parameter) parameter.make(keys, job.weight_stream, tile, column);
-    if (with_first) first.make(keys, job.adamw.first_stream, tile, column);
-    if (with_second) second.make(keys, job.adamw.second_stream, tile, column);
+  // Of a group of columns, as three parts.
+  void make(const TensorJob& job, const PhiloxKeys& keys, int64_t tile, int group, int part) {
+    if (part == 0 && with_parameter) parameter.make(keys, job.weight_stream, tile, group);
+    if (part == 1 && with_first) first.make(keys, job.adamw.first_stream, tile, group);
+    if (part == 2 && with_second) second.make(keys, job.adamw.second_stream, tile, group);
   }
 };
 
@@ -216,23 +217,38 @@ struct Largest {
 };
 
 // The step on whole rows. Divisions and roots keep one unit of the processor busy; the noise, which others make, is
-// made in the same loop for that reason.
-template <bool FIRST_MOMENT, bool FACTORED>
+// made in the same loop for that reason, a third of a group of columns at a time: a larger part would wait behind what
+// waits for the roots. IN_PLACE: gradients, parameters and states are float32 in memory, which then is the limit: what
+// comes is asked for with every line.
+template <bool FIRST_MOMENT, bool FACTORED, bool IN_PLACE = false>
 Largest adamw_rows(const TensorJob& job, const PhiloxKeys& keys, const Span& span, const AdamwStep& constants,
-                   const AdamwBuffers& b, const Ahead& ahead, TileNoises& noises) {
-  const AdamwStep s = constants;
+                   const AdamwBuffers& buffers, const Ahead& ahead, TileNoises& noises) {
+  const AdamwStep s = constants;  // copies: for all the compiler knows, what is stored below might be part of these
+  const AdamwBuffers b = buffers;
   const int rows = span.padded() / kColumns;
   const Words flip = Words{} + (s.maximize ? kSign : 0u);
   Words largest_p = {}, largest_m = {};
-  int made = 0;
-  for (int r = 0; r < rows; ++r) {
-    for (; made < (r + 1) * kColumns / rows; made += kFloats) {
-      noises.make(job, keys, span.tile, made);
-      ahead.ask(made / kFloats, kColumns / kFloats);
-    }
+  const float* grad = IN_PLACE ? static_cast<const float*>(job.grad) + span.offset : nullptr;
+  constexpr int kGroups = TileNoise::kGroups;
+  static_assert(kGroups % kRows == 0);  // a group of columns has as many vectors as the part of a row it is made beside
+  const bool beside = !IN_PLACE && rows == kRows;
+  for (int group = 0; !IN_PLACE && !beside && group < kGroups; ++group) {
+    for (int part = 0; part < 3; ++part) noises.make(job, keys, span.tile, group, part);
+  }
+  for (int group = 0; group < rows * kGroups / kRows; ++group) {
+    if (beside) ahead.ask(group, kGroups);
 #pragma GCC unroll 8
-    for (int c = 0; c < kColumns; c += kFloats) {
-      const int at = r * kColumns + c;
+    for (int k = 0; k < kRows; ++k) {
+      const int at = (group * kRows + k) * kFloats;
+      if (beside && k % 3 == 0) noises.make(job, keys, span.tile, group, k / 3);
+      if constexpr (IN_PLACE) {
+        if (at % kLine == 0) {
+          ask_for_line(grad + at);
+          ask_for_line(b.p + at);
+          ask_for_line(b.m + at);
+          ask_for_line(b.v + at);
+        }
+      }
       const Floats d = bits_float(float_bits(load_floats(b.q + at)) ^ flip);
       Floats m = d, w;
       if constexpr (FIRST_MOMENT) {
@@ -298,8 +314,11 @@ void adamw_tile(const TensorJob& job, const Sweep& sweep, const AdamwStep& step,
   noises.with_second = !factored && state.second_kind != SecondMoment::fp32;
   const PhiloxKeys keys(sweep.seed);
   const AdamwBuffers buffers = {q, p.x, m.x, v.x, w};
-  const auto rows = step.first_moment ? (factored ? adamw_rows<true, true> : adamw_rows<true, false>)
-                                      : (factored ? adamw_rows<false, true> : adamw_rows<false, false>);
+  const bool in_place = step.first_moment && !factored && job.grad_type == Type::fp32 && p.x != p.buffer &&
+                        m.x != m.buffer && v.x != v.buffer;
+  const auto rows = in_place            ? adamw_rows<true, false, true>
+                    : step.first_moment ? (factored ? adamw_rows<true, true> : adamw_rows<true, false>)
+                                        : (factored ? adamw_rows<false, true> : adamw_rows<false, false>);
   const Largest largest = rows(job, keys, span, step, buffers, ahead_of(job, step.first_moment, span.offset + kTile), noises);
   if (step.first_moment) store_first(job, span, noises.first, m_blocks, m, largest.m < kInfinity);
   if (!factored && state.second_scales == nullptr) {

@@ -42,10 +42,11 @@ struct TileBlocks {
 
 // The noise of one tile, made ahead of its use.
 struct TileNoise {
-  alignas(64) ColumnNoise columns[kColumns / kFloats];
+  static constexpr int kGroups = kColumns / kFloats;
+  alignas(64) ColumnNoise columns[kGroups];
 
-  void make(const PhiloxKeys& keys, uint64_t stream, int64_t tile, int column) {
-    columns[column / kFloats] = ColumnNoise(keys, stream, tile, column);
+  void make(const PhiloxKeys& keys, uint64_t stream, int64_t tile, int group) {
+    columns[group] = ColumnNoise(keys, stream, tile, group * kFloats);
   }
 };
 

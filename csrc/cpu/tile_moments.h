@@ -13,7 +13,6 @@ struct TileSum {
 // A part of the tile after next is asked for with every second row of each of the two passes: all in the first, memory
 // would rest in the second. In the order of memory, line after line: in the order of the columns, half as much comes.
 inline __attribute__((always_inline)) void ask_for(const float* x, int row, int column, int half) {
-  constexpr int kLine = 64 / sizeof(float);
   if (row % 2 == 0 && column % kLine == 0) {
     __builtin_prefetch(x + 2 * kTile + half * kTile / 2 + column * (kRows / 2) + row / 2 * kLine);
   }

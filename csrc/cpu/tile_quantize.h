@@ -171,7 +171,6 @@ bool some_are_beyond(const Code* __restrict codes, int count) {
 // An eighth of 4 KB, line after line. The loops of `Ahead` would take a twentieth of the time of rounding. (Left to itself
 // GCC finds that a function that only prefetches does nothing, and drops its calls.)
 inline __attribute__((always_inline)) void ask_for_eighth(const char* lines, int column) {
-  constexpr int kLine = 64 / sizeof(float);
   if (lines == nullptr || column % kLine != 0) return;
 #pragma GCC unroll 8
   for (int l = 0; l < 8; ++l) __builtin_prefetch(lines + (column / kLine * 8 + l) * 64);

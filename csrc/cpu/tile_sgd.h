@@ -28,12 +28,10 @@ void sgd_elements(const float* __restrict q, int count, float* __restrict p, flo
     return;
   }
   int i = 0;
-  constexpr int kAhead = 2 * kTile;  // elements, of every stream: the processor's own guesses bring a tenth less
   FewFloats total = {};  // a NaN in it tells of one in p, and there is none in m without one in p
   for (; i + kDoubles <= count; i += kDoubles) {
-    __builtin_prefetch(q + i + kAhead);
-    __builtin_prefetch(p + i + kAhead);
-    if constexpr (FLAGS & kMomentum) __builtin_prefetch(m + i + kAhead);
+    ask_for_line(q + i), ask_for_line(p + i);
+    if constexpr (FLAGS & kMomentum) ask_for_line(m + i);
     const FewFloats parameter = load_few(p + i);
     const Doubles d = sgd_direction(load_few(q + i), parameter, s, FLAGS);
     FewFloats momentum = {};

@@ -8,6 +8,7 @@
 FASTGRAD_NUMERICS_BEGIN
 
 constexpr int kFloats = sizeof(Lanes) / sizeof(float);
+constexpr int kLine = 64 / sizeof(float);  // floats that memory gives at a time
 typedef float Floats __attribute__((vector_size(sizeof(Lanes))));
 typedef uint32_t Words __attribute__((vector_size(sizeof(Lanes))));
 typedef int32_t Mask __attribute__((vector_size(sizeof(Lanes))));  // lanes of 0 or -1

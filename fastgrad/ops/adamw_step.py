@@ -209,7 +209,7 @@ def _implementation(
     table = engine.sweep(
         dense_g,
         flags=[3] * len(params) if flags is None else flags,
-        rows=[checks.dim0_rows(p) for p in params] if by_rows else None,
+        rows=checks.dim0_rows(params) if by_rows else None,
         params=dense_p,
         states=states,
         hyper=hyper,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import add, attrgetter, le
 
 import torch
 from torch import Tensor
@@ -158,12 +158,11 @@ def _are_apart(tensors: list[Tensor]) -> bool:
     tensors without memory, too, which all begin at 0."""
     if not all(map(Tensor.is_contiguous, tensors)) or not are_plain(tensors):
         return False
-    end = 0
-    for start, nbytes in sorted(zip(map(Tensor.data_ptr, tensors), map(_nbytes, tensors), strict=True)):
-        if start < end:
-            return False
-        end = start + nbytes
-    return True
+    # Spans are apart if each ends before the next begins, which two sorts of numbers tell sooner than one of pairs.
+    starts = list(map(Tensor.data_ptr, tensors))
+    ends = sorted(map(add, starts, map(_nbytes, tensors)))
+    starts.sort()
+    return all(map(le, ends, starts[1:]))
 
 
 def no_overlap(written: dict[str, Sequence[Tensor]], read: dict[str, Sequence[Tensor]] | None = None) -> None:
@@ -197,9 +196,9 @@ def no_overlap(written: dict[str, Sequence[Tensor]], read: dict[str, Sequence[Te
             furthest_written = max(furthest_written, (end, label))
 
 
-def dim0_rows(t: Tensor) -> int:
+def dim0_rows(tensors: Sequence[Tensor]) -> list[int]:
     """Rows of dim 0 that are contiguous in memory, for centralize; 0 for tensors with fewer than two dimensions."""
-    return t.shape[0] if t.dim() > 1 else 0
+    return [t.shape[0] if dim > 1 else 0 for t, dim in zip(tensors, map(Tensor.dim, tensors), strict=True)]
 
 
 def rows_are_outermost(t: Tensor) -> bool:

@@ -13,8 +13,11 @@ from fastgrad.ops.checks import is_dense, rows_are_outermost
 _LARGE = 8 << 20  # bytes from which pages of 2 MB are worth a call of the system
 
 
-def readable(tensors: Sequence[Tensor], by_rows: bool = False) -> list[Tensor]:
-    """The tensors, or contiguous copies of those that are not dense (or, by rows, whose dim 0 is not outermost)."""
+def readable(tensors: list[Tensor], by_rows: bool = False) -> list[Tensor]:
+    """The tensors, or contiguous copies of those that are not dense (or, by rows, whose dim 0 is not outermost). The
+    list itself, if nothing has to be copied for sure."""
+    if all_contiguous(tensors):
+        return tensors
     return [
         t if t.is_contiguous() or (is_dense(t) and not (by_rows and not rows_are_outermost(t))) else t.contiguous()
         for t in tensors

@@ -237,7 +237,7 @@ def _treat(
 
 def _in_place(engine: Engine, tensors: list[Tensor], flags: list[int] | None, method: str, *options: Any) -> Tensor:
     dense = readable(tensors, by_rows=method == "centralize")
-    rows = list(map(checks.dim0_rows, tensors)) if method == "centralize" else None
+    rows = checks.dim0_rows(tensors) if method == "centralize" else None
     table = _treat(engine, dense, dense, rows, flags, method, *options)
     written(tensors, dense)
     return table
@@ -249,7 +249,7 @@ def _out_of_place(
     dense = readable([tensor], by_rows=method == "centralize")
     out = torch.empty_like(dense[0])
     fresh([out])
-    return out, _treat(engine, dense, [out], [checks.dim0_rows(tensor)], flags, method, *(*options, False))
+    return out, _treat(engine, dense, [out], checks.dim0_rows([tensor]), flags, method, *(*options, False))
 
 
 def _fake_in_place(tensors: list[Tensor], *options: Any) -> Tensor:

@@ -141,7 +141,7 @@ def _implementation(
     table = engine.sweep(
         dense_g,
         flags=[3] * len(params) if flags is None else flags,
-        rows=[checks.dim0_rows(p) for p in params] if method == "centralize" else None,
+        rows=checks.dim0_rows(params) if method == "centralize" else None,
         params=dense_p,
         momenta=dense_m or None,
         hyper=hyper,

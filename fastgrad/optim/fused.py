@@ -401,7 +401,10 @@ class FusedOptimizer(Optimizer):
     def _hyper(self, device: torch.device) -> Tensor:
         rows = [self._hyper_row(group) for group in self.param_groups]
         if not self.capturable:
-            return torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
+            numbers = [[float(value) for value in row] for row in rows]
+            if self._hyper_tensor is None or numbers != self._hyper_rows:
+                self._hyper_tensor, self._hyper_rows = torch.tensor(numbers, dtype=torch.float64), numbers
+            return self._hyper_tensor
         # One tensor for good, whose address a graph may hold. Numbers are written when they change; what is a tensor
         # on the device is copied on every step, also on those that are replayed.
         numbers = [[0.0 if _in_memory(value, device) else float(value) for value in row] for row in rows]
