@@ -8,6 +8,7 @@ from operator import add, attrgetter, le
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Parameter
 
 from fastgrad.ops.sweeps import ALPHAS, BLOCKS, DTYPES, FORMATS, METHODS, ROUNDINGS, SCALES
@@ -182,8 +183,8 @@ def no_overlap(written: dict[str, Sequence[Tensor]], read: dict[str, Sequence[Te
         reach = t.numel()
         if not t.is_contiguous():
             reach = 1 + sum(st * (si - 1) for st, si in zip(t.stride(), t.shape, strict=True))
-        start = t.data_ptr()
-        if start:  # a fake tensor has no memory
+        start = 0 if isinstance(t, FakeTensor) else t.data_ptr()
+        if start:  # there is memory
             spans.append((start, start + reach * t.element_size(), label, is_written))
     # What was met so far and reaches furthest: of everything, and of what is written.
     furthest, furthest_written = (0, ""), (0, "")
