@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 	$(BIN)/fastgrad cifar report demo/plain demo/autoscale_fp8 --out demo/report
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" --durations=25
+	$(BIN)/python -m pytest -m "not slow" --durations=25 -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

@@ -7,6 +7,7 @@ import os
 import random
 import zlib
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,17 @@ def backend(request: pytest.FixtureRequest):
         pytest.skip("native module not built")
     with request.param.running():
         yield request.param
+
+
+# Several processes may share a run (pytest -n): what each has compared is added up in the one that reports.
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["compared"] = dict(contract_backends.compared)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    contract_backends.compared.update(getattr(node, "workeroutput", {}).get("compared", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -148,6 +148,7 @@ def test_a_race_shows_in_the_results(plain, case):
     assert len({line.split()[2] for line in ran.stdout.splitlines()}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["block_sums", "last_block", "chained_sum", "divergence", "poison", "locked_count"])
 def test_sanitizers_are_silent_on_correct_kernels(address, thread, case):
     for program in (address, thread):
@@ -158,6 +159,7 @@ def test_sanitizers_are_silent_on_correct_kernels(address, thread, case):
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["no_barrier", "no_syncwarp", "same_cell"])
 def test_thread_sanitizer_reports_a_race(thread, case):
     ran = execute(thread, case)
@@ -165,6 +167,7 @@ def test_thread_sanitizer_reports_a_race(thread, case):
     assert "ThreadSanitizer: data race" in ran.stderr and "selftest.cu" in ran.stderr
 
 
+@pytest.mark.slow
 def test_strict_fences_report_a_missing_one(thread, fences):
     for case in ("last_block", "chained_sum"):
         ran = execute(fences, case, "1")
@@ -174,6 +177,7 @@ def test_strict_fences_report_a_missing_one(thread, fences):
     assert ran.returncode == 66 and "ThreadSanitizer: data race" in ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["global_overrun", "shared_overrun"])
 def test_address_sanitizer_reports_an_overrun(address, case):
     ran = execute(address, case)

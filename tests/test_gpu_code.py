@@ -267,12 +267,6 @@ def test_wrappers_of_ops_pass_the_gate():
 
 
 @needs_nvcc
-def test_shipped_kernels_of_one_format_pass_the_gate():
-    """fp32 is the quickest to compile; the rest is slow."""
-    _checked("shipped", ("fp32",))
-
-
-@needs_nvcc
 @pytest.mark.slow
 def test_all_shipped_kernels_pass_the_gate():
     _checked("shipped", sources.FORMATS)

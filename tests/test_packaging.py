@@ -114,7 +114,7 @@ def test_the_wheel_works_where_no_compiler_is(tmp_path):
 def test_an_installation_without_a_compiler_runs_on_the_references(tmp_path):
     """pip builds the wheel where every compiler fails; what it holds computes, and says how."""
     tree = tmp_path / "tree"  # a build leaves folders in its sources
-    left_out = shutil.ignore_patterns(".*", "*.so", "build", "dist", "runs", "demo", "*.egg-info")
+    left_out = shutil.ignore_patterns(".*", "*.so", "__pycache__", "build", "dist", "runs", "demo", "*.egg-info")
     shutil.copytree(ROOT, tree, ignore=left_out)
     wheels = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), "-v", str(tree))
     made = run(sys.executable, *wheels, timeout=1800, **NO_COMPILER)

@@ -23,7 +23,8 @@ from triton.backends.compiler import GPUTarget
 import triton_package
 ahead = triton_package.load("ahead")
 target = GPUTarget("cuda", int(sys.argv[1]), 32)
-print(json.dumps([(name, kernel.asm["ptx"], len(kernel.asm["cubin"])) for name, kernel in ahead.compiled(target)]))
+kernels = ahead.compiled(target, int(sys.argv[2]))
+print(json.dumps([(name, kernel.asm["ptx"], len(kernel.asm["cubin"])) for name, kernel in kernels]))
 """
 FLOAT_INSTRUCTION = re.compile(r"^\s*(?:@!?%p\d+ )?([a-z][^\s;]*\.f(?:16|32|64)\b[^\s;]*)", re.MULTILINE)
 ROUNDED = r"(add|sub|mul|div|sqrt)\.rn(\.f32|\.f64)"  # to nearest even, not flushed
@@ -46,27 +47,27 @@ def allowed(instruction: str) -> bool:
     return any(re.fullmatch(pattern, instruction) for pattern in (ROUNDED, *EXACT))
 
 
-def _slow(capability: int):
-    return pytest.param(capability, marks=pytest.mark.slow)  # two minutes each: `make test` compiles for one of them
-
-
-@pytest.fixture(scope="module", params=(_slow(80), 90, _slow(100)), ids=lambda capability: f"sm_{capability}")
-def kernels(request, tmp_path_factory) -> list[tuple[str, str, int]]:
-    """Name, PTX and bytes of machine code of every kernel."""
+def compiled(folder: Path, capability: int, every: int = 1) -> list[tuple[str, str, int]]:
+    """Name, PTX and bytes of machine code of the kernels, or of one in so many."""
     environment = {
         **os.environ,
         "TRITON_INTERPRET": "0",
-        "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "TRITON_CACHE_DIR": str(folder),
         "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-c", SCRIPT, str(request.param)]
+    command = [sys.executable, "-c", SCRIPT, str(capability), str(every)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
-def test_kernels_compile_and_round_right(kernels):
-    assert len(kernels) > 70
+@pytest.fixture(scope="module", params=(80, 90, 100), ids=lambda capability: f"sm_{capability}")
+def kernels(request, tmp_path_factory) -> list[tuple[str, str, int]]:
+    """All of them, which takes two minutes."""
+    return compiled(tmp_path_factory.mktemp("cache"), request.param)
+
+
+def round_right(kernels: list[tuple[str, str, int]]) -> None:
     assert all(size > 0 for _, _, size in kernels)
     found = {(name, i) for name, ptx, _ in kernels for i in FLOAT_INSTRUCTION.findall(ptx) if not allowed(i)}
     assert found == set()
@@ -75,6 +76,19 @@ def test_kernels_compile_and_round_right(kernels):
         assert not re.search(r"call\.uni", ptx), f"{name}: calls a function of a library"
 
 
+def test_one_kernel_in_eight_compiles_and_rounds_right(tmp_path):
+    some = compiled(tmp_path, 90, every=8)
+    assert len(some) > 8
+    round_right(some)
+
+
+@pytest.mark.slow
+def test_kernels_compile_and_round_right(kernels):
+    assert len(kernels) > 70
+    round_right(kernels)
+
+
+@pytest.mark.slow
 def test_logarithm_constants_keep_their_bits(kernels):
     """float64 constants go into the code as float64."""
     ptx = {name: text for name, text, _ in kernels}["coefficients_autoscale_log"]
@@ -82,6 +96,7 @@ def test_logarithm_constants_keep_their_bits(kernels):
     assert "0d3FE6A09E667F3BCD" in ptx  # sqrt(1/2)
 
 
+@pytest.mark.slow
 def test_full_tiles_move_in_16_bytes(kernels):
     ptx = {name: text for name, text, _ in kernels}
     widths = (

@@ -184,8 +184,9 @@ def compile_case(kernel, constants: dict, options: dict, target: GPUTarget) -> C
     return triton.compile(source, target=target, options=options)
 
 
-def compiled(target: GPUTarget) -> list[tuple[str, CompiledKernel]]:
-    """Every kernel for a target, by name; `.asm["ptx"]` and `.asm["cubin"]` hold its code."""
+def compiled(target: GPUTarget, every: int = 1) -> list[tuple[str, CompiledKernel]]:
+    """Kernels for a target (one in ``every``), by name; `.asm["ptx"]` and `.asm["cubin"]` hold their code."""
     return [
-        (name, compile_case(kernel, constants, options, target)) for name, kernel, constants, options in cases()
+        (name, compile_case(kernel, constants, options, target))
+        for name, kernel, constants, options in list(cases())[::every]
     ]

@@ -137,7 +137,7 @@ def test_sweep_ends_in_the_bits_of_single_runs_and_does_nothing_twice(plan_file,
     assert same(out / "znorm-seed1", tmp_path / "single")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_sweep_that_was_stopped_goes_on_to_the_same_bits(plan_file, tmp_path, number):
     words = (plan_file, "--set", "seed=0", "--set", "epochs=6")
     straight, out = tmp_path / "straight", tmp_path / "out"

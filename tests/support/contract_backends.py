@@ -26,7 +26,8 @@ from fastgrad.ops.engines import Engine
 from fastgrad.reference import sweep as reference_module
 
 THREADS = (1, 2, 3)
-TRITON_CASES = 10
+# One case in so many is interpreted by Triton: each takes up to 20 s. tests/test_contract_more.py takes one in ten.
+TRITON_CASES = int(os.environ.get("FASTGRAD_TRITON_CASES", "40"))
 OPS = tuple(engines.implementations)
 
 # How many comparisons with the reference every backend has come through; printed at the end of the run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import importlib.util
 import os
@@ -32,9 +33,20 @@ def load() -> tuple[ModuleType | None, str]:
     import pybind11
 
     BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:  # of several processes of one run of the tests, one builds
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _build(pybind11.get_cmake_dir())
+    (built,) = BUILD.glob("_emulated_cuda*.so")
+    spec = importlib.util.spec_from_file_location("_emulated_cuda", built)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, "built"
+
+
+def _build(pybind11_folder: str) -> None:
     configure = [
         *("cmake", str(ROOT), "-G", "Ninja", "-DFASTGRAD_PYTHON=OFF", "-DFASTGRAD_EMULATED_CUDA=ON"),
-        *(f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"),
+        *(f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11_folder}"),
     ]
     for command in (configure, ["cmake", "--build", ".", "--target", "_emulated_cuda"]):
         done = subprocess.run(
@@ -42,11 +54,6 @@ def load() -> tuple[ModuleType | None, str]:
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    (built,) = BUILD.glob("_emulated_cuda*.so")
-    spec = importlib.util.spec_from_file_location("_emulated_cuda", built)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module, "built"
 
 
 def _path() -> str:
