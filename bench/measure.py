@@ -12,6 +12,7 @@ from bench.machine import Others
 
 DISTURBED = 0.10  # share of all CPUs used by others, above which a sample is dropped
 FEWEST = 2  # samples even of a contestant that is over its budget
+ENDLESS = 3.0  # seconds of a call of which one sample does: that it is out of the race is known
 SLOW = 0.3  # seconds of a call that is a sample from the first, and is not taken again whatever others did
 
 
@@ -66,7 +67,8 @@ def measure(
     others: Others | None = None,
     tries: int = 3,  # per sample
 ) -> dict[str, Timing]:
-    """The gate has called everything once: a call of 2 s is made three times in all, with its two samples here."""
+    """The gate has called everything once: a call of 2 s is made three times in all, with its two samples here, one of
+    more than ENDLESS twice."""
     others = others or Others()
     timings: dict[str, Timing] = {}
     spent = dict.fromkeys(calls, 0.0)
@@ -83,7 +85,8 @@ def measure(
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             timing, call = timings[name], calls[name]
-            if spent[name] > budget and len(timing.samples) >= FEWEST:
+            fewest = 1 if timing.samples and timing.samples[0] > ENDLESS else FEWEST
+            if spent[name] > budget and len(timing.samples) >= fewest:
                 continue
             for attempt in range(tries):
                 if timing.calls > 1:  # the caches are those of a repeated call
