@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import platform
 import resource
@@ -49,21 +48,6 @@ def _commit() -> str:
     head = git("rev-parse", "--short=12", "HEAD")
     changed = git("status", "--porcelain", "--untracked-files=no", "--", "csrc", "fastgrad", "bench")
     return (head or "unknown") + (" + changes" if changed else "")
-
-
-def touch_memory(share: float = 0.6) -> int:
-    """Writes once to every page of a share of the free memory, and gives it back. Returns its bytes.
-
-    The host of a virtual machine provides memory when it is first touched. Who does that waits for it, many times as
-    long as for a page that the system only has to clear: the first contestant with new memory would pay for all.
-    """
-    free = [line.split()[1] for line in _read("/proc/meminfo").splitlines() if line.startswith("MemAvailable:")]
-    size = int(int(free[0]) * 1024 * share) if free else 0
-    if size:
-        with mmap.mmap(-1, size) as pages:
-            for at in range(0, size, mmap.PAGESIZE):
-                pages[at] = 1
-    return size
 
 
 def description() -> dict[str, str]:

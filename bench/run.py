@@ -164,9 +164,6 @@ def main(argv: list[str] | None = None) -> int:
         print("warning: no native module, fastgrad's rows are its PyTorch reference", file=sys.stderr)
     record = new_record(sys.argv[1:] if argv is None else argv, busy)
     begin = time.perf_counter()
-    parts = parts_of(options)
-    if any(not {"gpt", "one"}.isdisjoint(part.lists) for part in parts):  # the others are too small for it to matter
-        machine.touch_memory()
 
     def done(results: list[Result]) -> None:
         record["results"] += results
@@ -176,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
             options.json.write_text(json.dumps(record, indent=1))
 
     effort = Effort(options.repeats, options.seconds, options.budget, options.compile)
-    for part in parts:
+    for part in parts_of(options):
         if part.isa == library.instruction_set():
             run_here(part, effort, done)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import resource
 import shutil
 import sys
 import weakref
@@ -18,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import gate, machine, measure, plan, race, report, rows, run, shapes  # noqa: E402
+from bench import gate, measure, plan, race, report, rows, run, shapes  # noqa: E402
 from bench.gate import Call  # noqa: E402
 from bench.rows import ROWS, Contestant  # noqa: E402
 from fastgrad import library  # noqa: E402
@@ -231,11 +230,3 @@ def test_another_instruction_set_runs_in_a_process_of_its_own(tmp_path):
     results = json.loads(stored.read_text())["results"]
     assert [isa for isa, _ in itertools.groupby(r["isa"] for r in results)] == sets
     assert library.instruction_set() == sets[0]
-
-
-def test_memory_is_touched_and_given_back():
-    available = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemAvailable:"))
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    touched = machine.touch_memory(share=0.01)
-    assert 0 < touched < available * 1024 * 0.02
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults >= touched // (2 << 20)  # pages, or large ones
