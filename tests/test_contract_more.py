@@ -25,4 +25,4 @@ def test_more_cases_are_interpreted():
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     (cases,) = re.findall(r"Triton interpreted, one case in 10: ([\d,]+)", run.stdout)
-    assert int(cases.replace(",", "")) > 100
+    assert int(cases.replace(",", "")) > 50
