@@ -188,5 +188,5 @@ def compiled(target: GPUTarget, every: int = 1) -> list[tuple[str, CompiledKerne
     """Kernels for a target (one in ``every``), by name; `.asm["ptx"]` and `.asm["cubin"]` hold their code."""
     return [
         (name, compile_case(kernel, constants, options, target))
-        for name, kernel, constants, options in list(cases())[::every]
+        for name, kernel, constants, options in cases()[::every]
     ]

@@ -400,21 +400,21 @@ class FusedOptimizer(Optimizer):
 
     def _hyper(self, device: torch.device) -> Tensor:
         rows = [self._hyper_row(group) for group in self.param_groups]
-        if not self.capturable:
-            numbers = [[float(value) for value in row] for row in rows]
-            if self._hyper_tensor is None or numbers != self._hyper_rows:
-                self._hyper_tensor, self._hyper_rows = torch.tensor(numbers, dtype=torch.float64), numbers
-            return self._hyper_tensor
-        # One tensor for good, whose address a graph may hold. Numbers are written when they change; what is a tensor
-        # on the device is copied on every step, also on those that are replayed.
-        numbers = [[0.0 if _in_memory(value, device) else float(value) for value in row] for row in rows]
-        if self._hyper_tensor is None or self._hyper_tensor.device != device or numbers != self._hyper_rows:
+        place = device if self.capturable else torch.device("cpu")
+        numbers = [
+            [0.0 if self.capturable and _in_memory(value, device) else float(value) for value in row] for row in rows
+        ]
+        if self._hyper_tensor is None or self._hyper_tensor.device != place or numbers != self._hyper_rows:
             made = torch.tensor(numbers, dtype=torch.float64)
-            if self._hyper_tensor is None or self._hyper_tensor.shape != made.shape:
-                self._hyper_tensor = made.to(device)
+            if self.capturable and self._hyper_tensor is not None and self._hyper_tensor.shape == made.shape:
+                self._hyper_tensor = self._hyper_tensor.to(place).copy_(made)
             else:
-                self._hyper_tensor = self._hyper_tensor.to(device).copy_(made)
+                self._hyper_tensor = made.to(place)
             self._hyper_rows = numbers
+        if not self.capturable:
+            return self._hyper_tensor
+        # One tensor for good, whose address a graph may hold. What is a tensor on the device is copied on every step,
+        # also on those that are replayed.
         for g, row in enumerate(rows):
             for column, value in enumerate(row):
                 if _in_memory(value, device):
