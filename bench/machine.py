@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from bench import allocator
 from fastgrad import library
 
 
@@ -76,6 +77,7 @@ def description() -> dict[str, str]:
         "torch": torch.__version__,
         "fastgrad": f"{info['fastgrad']}, commit {_commit()}",
         "fastgrad kernels": f"{info['instruction set']}, {info['threads run by']}, {info['compiler']}",
+        "malloc": allocator.description(),
         "load average": load_average(),
     }
 

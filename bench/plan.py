@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bench.cached import LARGE, SMALL
 from bench.rows import KINDS, PROBE, ROWS, Contestant
 from fastgrad import library
 
@@ -62,8 +63,8 @@ def instruction_sets() -> list[str]:
 def default_parts() -> list[Part]:
     """What a quarter of an hour on two cores is enough for.
 
-    All rows of the two models in float32 with torch's threads, the main ones of the large tensor, and fastgrad against
-    plain torch in a few of the other settings.
+    All rows of the two models in float32 with torch's threads, the main ones of the large tensor, fastgrad alone in the
+    cache, and against plain torch in a few of the other settings.
     """
     threads, every = torch.get_num_threads(), tuple(ROWS)
     plain = ("probe", "floor", "ours", "eager", "foreach", "fused")
@@ -71,6 +72,7 @@ def default_parts() -> list[Part]:
     parts = [
         Part(("gpt", "resnet56"), every, ("fp32",), (threads,), BEST),
         Part(("one",), large, ("fp32",), (threads,), BEST),
+        Part((SMALL, LARGE), every, ("fp32",), (1,), BEST, ("ours",)),
         Part(("gpt",), ("moments", "znorm", "int8", "chain"), ("bf16",), (threads,), BEST, plain),
     ]
     if threads > 1:

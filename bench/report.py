@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.cached import instructions_alone, is_cached
 from bench.compare import compare
 from bench.results import PLACE, Record, Result, fastest_floor, groups, key, milliseconds, noise, setting
 from bench.summary import write_summary
@@ -33,7 +34,12 @@ name what is missing, and that part which it does was checked. Then contestants 
 (one call, if that takes longer), after one that is not timed; the tables show the median of the samples
 and their quartiles. Slow calls get two samples. A sample during which other processes used more than 10 %
 of the CPUs is dropped and taken again; *disturbed* counts those that stayed disturbed. GB/s is by the
-bytes stated beside the title.
+bytes stated beside the title. Memory that a contestant frees stays with the process where jemalloc is installed
+(`bench/allocator.py` says why; `--malloc system` does without).
+
+*In the cache*, beside our calls, is what their instructions alone take, in ms: one thread's time for an element of a
+tensor that lies in the second cache, times the elements of the list, over its threads. Where that is more than the
+floor, no way to move bytes faster helps; where it is less, the two would have to overlap without a gap.
 
 `torch.compile`, and libraries that compile, are timed warm; the first call, with an empty cache, stands beside
 them. A graph of a whole list is made only where that has few tensors (`--compile-all` makes all).
@@ -48,7 +54,7 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
-def _row(r: Result, floor: float | None) -> str:
+def _row(r: Result, floor: float | None, cached: float | None = None) -> str:
     if r.get("left_out"):
         return f"| {r['contestant']} | | | | | | {r['left_out']} |"
     if r["failed"]:
@@ -58,6 +64,8 @@ def _row(r: Result, floor: float | None) -> str:
         notes.append(f"first call {r['cold_seconds']:.1f} s")
     if r["disturbed"]:
         notes.append(f"{r['disturbed']} of {len(r['samples'])} disturbed")
+    if cached is not None:
+        notes.append(f"in the cache {milliseconds(cached)}")
     ratio = _ratio(r["median"] / floor) if floor else "-"
     if r["kind"] == "ours":
         ratio = f"**{ratio}**"
@@ -90,7 +98,8 @@ def tables(record: Record, results: Iterable[Result] | None = None) -> list[str]
             "| | time / floor | ms | quartiles | ns / element | GB/s | |",
             "|---|--:|--:|--:|--:|--:|---|",
         ]
-        lines += [_row(r, floor) for r in group if _shown(r, floor)]
+        alone = {id(r): instructions_alone(record, r) for r in group if r["kind"] == "ours" and not is_cached(r)}
+        lines += [_row(r, floor, alone.get(id(r))) for r in group if _shown(r, floor)]
         lines.append("")
     return lines
 
@@ -117,7 +126,8 @@ def markdown(record: Record, plot: str | None = None) -> str:
         lines += [f"![time over floor, per row and contestant]({plot})", ""]
     seen: dict[str, list[Result]] = {}
     for result in record["results"]:
-        seen.setdefault(result["list"], []).append(result)
+        if not is_cached(result):
+            seen.setdefault(result["list"], []).append(result)
     for name, results in seen.items():
         count, elements = results[0]["tensors"], results[0]["elements"]
         lines += [

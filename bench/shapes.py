@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.cached import LARGE, SMALL
+
 Shape = tuple[int, ...]
 
 
@@ -46,9 +48,17 @@ def tiny() -> list[Shape]:
     return [(16, 3, 3, 3), (16,), (127, 63), (20001,), (300, 64)]
 
 
+def cached(rows: int) -> list[Shape]:
+    """One matrix of the width of :func:`gpt` that lies in the second cache, with what is written beside it."""
+    return [(rows, 768)]
+
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of gradients; parameters and momenta are float32
 
-LISTS: dict[str, Callable[[], list[Shape]]] = {"resnet56": resnet56, "gpt": gpt, "one": one, "tiny": tiny}
+LISTS: dict[str, Callable[[], list[Shape]]] = {
+    "resnet56": resnet56, "gpt": gpt, "one": one, "tiny": tiny,
+    SMALL: functools.partial(cached, 21), LARGE: functools.partial(cached, 84),
+}  # fmt: skip
 
 
 @dataclass

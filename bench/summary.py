@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.cached import instructions_alone
 from bench.results import Record, Result, fastest_floor, groups, milliseconds, place_of
 
 BEGIN, END = "<!-- speed: made by `make bench` -->", "<!-- speed: end -->"
@@ -28,7 +29,7 @@ ROWS: dict[str, tuple[str, str, float]] = {
 OTHERS = ("eager", "foreach", "fused", "compile", "peer")  # those that do the work of the row
 
 
-def _line(group: list[Result], with_floor: bool) -> str | None:
+def _line(record: Record, group: list[Result], with_floor: bool) -> str | None:
     title, call, wanted = ROWS[str(group[0]["row"])]
     timed = [r for r in group if "median" in r and not r["failed"]]
     ours = next((r for r in timed if r["contestant"] == call), None)
@@ -41,7 +42,9 @@ def _line(group: list[Result], with_floor: bool) -> str | None:
     cells = [title, f"{milliseconds(ours['median'])} ms"]
     floor = fastest_floor(group)
     if with_floor:
+        alone = instructions_alone(record, ours)
         cells += [f"{ours['median'] / floor:.2f}" if floor else "-", f"{wanted}"]
+        cells += [f"{milliseconds(floor)} ms" if floor else "-", "-" if alone is None else f"{milliseconds(alone)} ms"]
     cells.append(f"{best['contestant']}: {milliseconds(best['median'])} ms" if best else "-")
     return f"| {' | '.join(cells)} |"
 
@@ -50,13 +53,14 @@ def _table(record: Record, name: str, heads: str, with_floor: bool) -> list[str]
     found = groups(record["results"])
     place = (name, *place_of(record["results"][0])[1:])
     of_place = [found[(*place, row)] for row in ROWS if (*place, row) in found]
-    lines = list(filter(None, (_line(group, with_floor) for group in of_place)))
-    return [heads, "|---|--:|" + "--:|--:|" * with_floor + "---|", *lines] if lines else []
+    lines = list(filter(None, (_line(record, group, with_floor) for group in of_place)))
+    return [heads, "|---|--:|" + "--:|" * (4 * with_floor) + "---|", *lines] if lines else []
 
 
 def summary(record: Record) -> list[str]:
     """Our calls of a run's first setting: over the long list beside their floors, then over that of small tensors."""
-    long = _table(record, "gpt", "| row | ours | time / floor | wanted | the fastest of the others |", True)
+    heads = "| row | ours | time / floor | wanted | floor | in the cache | the fastest of the others |"
+    long = _table(record, "gpt", heads, True)
     short = _table(record, "resnet56", "| ResNet-56: 167 small tensors | ours | the fastest of the others |", False)
     return [f"Measured {str(record['date'])[:10]} on {record['machine']['cpu']}.", "", *long, "", *short]
 

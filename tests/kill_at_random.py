@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from medclm.problems import Problems
 from medclm.training.loop import train as train_medclm
 from medclm.training.settings import Settings
 
+# Of every child, whose main module the server has imported under its own name.
+warnings.filterwarnings("ignore", message="'tests.kill_at_random' found in sys.modules", category=RuntimeWarning)
 _server = multiprocessing.get_context("forkserver")  # it has imported everything once, and has no threads
 _server.set_forkserver_preload(["tests.kill_at_random", "medclm.models.tiny"])
 _OF_THE_CLOCK = ("seconds", "memory")  # of a line in a log

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import report, results, summary  # noqa: E402
+from bench import cached, report, results, summary  # noqa: E402
 from bench.compare import compare  # noqa: E402
+from bench.results import groups  # noqa: E402
 from bench.rows import ROWS  # noqa: E402
 
 
@@ -50,6 +51,21 @@ def tables_of(text: str) -> str:
 def test_report_counts_bytes(record):
     row = next(r for r in record["results"] if r["contestant"] == "torch.optim.SGD(fused=True)")
     assert f"| {20 * 853018 / 3.8e-4 / 1e9:.1f} |" in report._row(row, 5e-5)
+
+
+def test_the_time_in_the_cache_is_that_of_what_lies_between_two_sizes(record):
+    """A call of 20 us and 1 ns for each element: 853,018 of them take two threads 0.427 ms."""
+    found = groups(record["results"])["resnet56", "fp32", "avx512", 2, "moments"]
+    (ours,) = [r for r in found if r["kind"] == "ours"]
+    assert cached.instructions_alone(record, ours) is None
+    for name, elements in ((cached.SMALL, 16128), (cached.LARGE, 64512)):
+        alone = 2e-5 + 1e-9 * elements
+        record["results"].append(ours | {"list": name, "threads": 1, "elements": elements, "median": alone})
+    assert cached.instructions_alone(record, ours) == pytest.approx(853018 * 1e-9 / 2)
+    text = report.markdown(record)
+    assert "in the cache 0.427" in text and "in the cache 54.8" in text
+    assert "cached" not in text.replace("in the cache", ""), "they are no lists of their own"
+    assert "| 3.00 | 1.15 | 6.000 ms | 54.8 ms |" in "\n".join(summary.summary(record))
 
 
 def changed(record: dict, factors: dict[str, float]) -> dict:
@@ -121,7 +137,7 @@ def test_the_short_tables_replace_those_between_two_comments(record, tmp_path):
     text = readme.read_text()
     assert text.startswith(f"before\n{summary.BEGIN}\nMeasured ") and text.endswith(f"|\n{summary.END}\nafter\n")
     assert "| old |" not in text
-    line = "| mean and std of every tensor | 18.0 ms | 3.00 | 1.15 | torch.compile of the list: 147.0 ms |"
+    line = "| mean and std of every tensor | 18.0 ms | 3.00 | 1.15 | 6.000 ms | - | torch.compile of the list: 147.0 ms |"
     assert line in text  # of the long list, with its floor
     assert "| mean and std of every tensor | 0.060 ms | torch.compile of the list: 0.490 ms |" in text
     again = text

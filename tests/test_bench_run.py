@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import shutil
+import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -17,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import gate, measure, plan, race, report, rows, run, shapes  # noqa: E402
+from bench import allocator, gate, measure, plan, race, report, rows, run, shapes  # noqa: E402
+from bench.cached import LARGE, SMALL  # noqa: E402
 from bench.gate import Call  # noqa: E402
 from bench.rows import ROWS, Contestant  # noqa: E402
 from fastgrad import library  # noqa: E402
@@ -159,7 +162,7 @@ def test_without_options_the_selection_of_the_plan_is_run():
     assert parts == plan.default_parts()
     main = parts[0]
     assert set(main.rows) == set(ROWS) and set(main.kinds) == set(rows.KINDS)
-    assert {name for part in parts for name in part.lists} == {"gpt", "resnet56", "one"}
+    assert {name for part in parts for name in part.lists} == {"gpt", "resnet56", "one", SMALL, LARGE}
     assert main.dtypes == ("fp32",) and main.isa == library.instruction_set()
     assert any(part.dtypes == ("bf16",) for part in parts)
 
@@ -180,6 +183,31 @@ def test_a_part_is_the_same_part_in_another_process():
     part = plan.Part(("tiny",), ("moments", "fp8"), ("bf16",), (1, 2), plan.BEST)
     assert run.parts_of(run.parser().parse_args(part.options())) == [part]
     assert part.environment()["FASTGRAD_CPU"] == plan.BEST
+
+
+def test_memory_that_was_freed_stays(tmp_path):
+    """Blocks of 64 MB, each freed before the next is asked for: the pages of later ones are there."""
+    variables = allocator.keeping()
+    if not variables:
+        pytest.skip("jemalloc is not installed")
+    faults = """
+import resource, torch
+torch.ones(1 << 24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4): torch.ones(1 << 24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    stored = tmp_path / "run.json"
+    options = ["--rows", "moments", "--lists", "tiny", "--kinds", "ours", "--repeats", "1", "--seconds", "0"]
+    for switch, said in (("keep", "jemalloc"), ("system", "the system's")):
+        command = [sys.executable, "-m", "bench.run", *options, "--malloc", switch, "--json", str(stored)]
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        assert json.loads(stored.read_text())["machine"]["malloc"].startswith(said)
+        environment = os.environ | (variables if switch == "keep" else {})
+        seen = subprocess.run(
+            [sys.executable, "-c", faults], env=environment, check=True, capture_output=True, text=True
+        )
+        assert (int(seen.stdout) < 1000) == (switch == "keep"), seen.stdout
 
 
 def test_libraries_that_are_missing_are_no_failure(monkeypatch, capsys, tmp_path):

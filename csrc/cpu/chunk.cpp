@@ -67,20 +67,35 @@ float row_moments(const TensorJob& job, const Sweep& sweep, int64_t first, int64
   return absmax;
 }
 
-// y = (x - c) * a; the padding stays +0.
-void normalize_tile(const TensorJob& job, const float* __restrict x, const Span& span, float* __restrict y) {
-  if (job.row_means != nullptr) {
-    const int64_t length = job.n / job.rows, from = span.offset - span.begin;
-    for (int i = span.begin; i < span.end;) {
-      const int64_t row = (from + i) / length, left = (row + 1) * length - (from + i);
-      const int end = left < span.end - i ? i + static_cast<int>(left) : span.end;
-      const float c = job.row_means[row];
-      for (; i < end; ++i) y[i] = x[i] - c;
-    }
-  } else {
-    const Affine f = {job.a, job.c};
-    for (int i = span.begin; i < span.end; ++i) y[i] = apply_affine(x[i], f);
+// y = (x - c) * a. LAST: y is where the elements belong, which may be where they were.
+template <bool LAST>
+void map_run(const float* x, int count, Affine f, float* y) {
+  int i = 0;
+  for (; i + kFloats <= count; i += kFloats) {
+    const Floats v = apply_affine(load_floats(x + i), f);
+    store_floats(y + i, LAST ? canonical(v) : v);
   }
+  for (; i < count; ++i) {
+    const float v = apply_affine(x[i], f);
+    y[i] = LAST ? canonical(v) : v;
+  }
+}
+
+template <bool LAST>
+void map_tile(const TensorJob& job, const float* x, const Span& span, float* y) {
+  if (job.row_means == nullptr) return map_run<LAST>(x + span.begin, span.count(), {job.a, job.c}, y + span.begin);
+  const int64_t length = job.n / job.rows, from = span.offset - span.begin;
+  for (int i = span.begin; i < span.end;) {
+    const int64_t row = (from + i) / length, left = (row + 1) * length - (from + i);
+    const int count = left < span.end - i ? static_cast<int>(left) : span.end - i;
+    map_run<LAST>(x + i, count, {1.0f, job.row_means[row]}, y + i);
+    i += count;
+  }
+}
+
+// In a buffer, whose padding stays +0.
+void normalize_tile(const TensorJob& job, const float* __restrict x, const Span& span, float* __restrict y) {
+  map_tile<false>(job, x, span, y);
   pad(span, y);
 }
 
@@ -167,6 +182,9 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
   const Rounding rounding = static_cast<Rounding>(sweep.rounding);
   const bool quantize = job.quantized() && format != Format::fp32;
   const bool affine = normalizes(job);
+  // Nothing else happens to the elements, which are written to where they belong at once.
+  const bool only_affine = affine && !quantize && job.codes == nullptr && job.parameter == nullptr &&
+                           job.out != nullptr && job.out_type == Type::fp32;
   const int64_t start = chunk * kChunk, n = job.grid() - start < kChunk ? job.grid() - start : kChunk;
 
   Moments moments[kTilesPerChunk];
@@ -193,6 +211,10 @@ void process_chunk(const TensorJob& job, const Sweep& sweep, int64_t chunk, Chun
     const Span span = {tile, offset, begin, count};
     const float* x = load_tile(job.grad, job.grad_type, span, sweep.inverse_loss_scale, x_buffer);
     if (sweep.moments_in_pass) moments[tiles] = moments_of_tile(x, count);
+    if (only_affine) {
+      map_tile<true>(job, x, span, static_cast<float*>(job.out) + span.offset - span.begin);
+      continue;
+    }
     const float* y = x;
     if (affine) {
       normalize_tile(job, x, span, y_buffer);

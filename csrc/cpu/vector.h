@@ -47,6 +47,7 @@ inline bool has_nan(FewFloats x) {
   return sum != sum;
 }
 inline FewFloats canonical(FewFloats x) { return x == x ? x : FewFloats{} + bits_float(kNaN); }
+inline Floats canonical(Floats x) { return x == x ? x : Floats{} + bits_float(kNaN); }
 
 inline Words float_bits(Floats x) { return (Words)x; }
 inline Floats bits_float(Words w) { return (Floats)w; }

@@ -73,7 +73,10 @@ FG_FN Affine affine_for(Method method, const Moments& m, double eps, double glob
 }
 
 FG_FN bool changes_nothing(Affine f) { return f.a == 1.0f && f.c == 0.0f; }
-FG_FN float apply_affine(float x, Affine f) { return (x - f.c) * f.a; }
+template <class Float>
+FG_FN Float apply_affine(Float x, Affine f) {
+  return (x - f.c) * f.a;
+}
 
 // The largest magnitude after the map, which is monotone: exactly that of an end of the range.
 FG_FN float absmax_after(const Moments& m, Affine f) {
