@@ -57,7 +57,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of gradients; parame
 
 LISTS: dict[str, Callable[[], list[Shape]]] = {
     "resnet56": resnet56, "gpt": gpt, "one": one, "tiny": tiny,
-    SMALL: functools.partial(cached, 21), LARGE: functools.partial(cached, 84),
+    SMALL: functools.partial(cached, 7), LARGE: functools.partial(cached, 53),
 }  # fmt: skip
 
 

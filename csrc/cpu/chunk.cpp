@@ -18,14 +18,16 @@ int tile_count(int64_t n, int64_t start) { return static_cast<int>(n - start < k
 
 // Moments of the elements [start, start + n) of the gradient, n at most a chunk.
 Moments moments_of_span(const TensorJob& job, const Sweep& sweep, int64_t start, int64_t n) {
-  Moments leaves[kTilesPerChunk];
   alignas(64) float buffer[kTile];
-  int tiles = 0;
-  for (int64_t at = 0; at < n; at += kTile) {
+  const auto tile_at = [&](int64_t at) {
     const int count = tile_count(n, at);
-    leaves[tiles++] = moments_of_tile(
+    return moments_of_tile(
         load_tile(job.grad, job.grad_type, {0, start + at, 0, count}, sweep.inverse_loss_scale, buffer), count);
-  }
+  };
+  if (n <= kTile) return tile_at(0);  // as short rows are
+  Moments leaves[kTilesPerChunk];
+  int tiles = 0;
+  for (int64_t at = 0; at < n; at += kTile) leaves[tiles++] = tile_at(at);
   halving_tree(leaves, tiles, merge_moments);
   return leaves[0];
 }
@@ -38,6 +40,7 @@ void chunk_moments(const TensorJob& job, const Sweep& sweep, int64_t chunk, doub
 
 // A row is a tensor of its own: its chunks are merged by a halving tree. `leaves` has room for one per chunk.
 Moments moments_of_row(const TensorJob& job, const Sweep& sweep, int64_t start, int64_t n, Moments* leaves) {
+  if (n <= kChunk) return moments_of_span(job, sweep, start, n);
   int64_t chunks = 0;
   for (int64_t at = 0; at < n; at += kChunk) {
     leaves[chunks++] = moments_of_span(job, sweep, start + at, n - at < kChunk ? n - at : kChunk);

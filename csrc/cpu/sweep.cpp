@@ -76,8 +76,8 @@ class SweepRun {
       set_global_factor();  // of a lagged table, if at all
       for (int first = 0; first < count_;) {
         int last = first;
-        for (int64_t bytes = 0; last < count_ && (last == first || bytes + gradient_bytes(last) <= kCachedBytes); ++last) {
-          bytes += gradient_bytes(last);
+        for (int64_t bytes = 0; last < count_ && (bytes == 0 || bytes + bytes_before(last) <= kCachedBytes); ++last) {
+          bytes += bytes_before(last);
         }
         measure(first, last);
         finish(first, last);
@@ -110,7 +110,8 @@ class SweepRun {
     return !needs_.all_first && !sweep_.two_reads && !sweep_.sharded && !job.factored() && !scale_first &&
            sweep_.phase == Phase::all;
   }
-  int64_t gradient_bytes(int i) const { return jobs_[i].n * size_of(jobs_[i].grad_type); }
+  // What is read of a tensor before the rest of its sweep begins.
+  int64_t bytes_before(int i) const { return rows_in_pass(jobs_[i]) ? 0 : jobs_[i].n * size_of(jobs_[i].grad_type); }
 
   // All that follows the moments.
   void finish(int first, int last) {

@@ -262,7 +262,7 @@ Largest adamw_rows(const TensorJob& job, const PhiloxKeys& keys, const Span& spa
         const Floats v = adamw_second_moment(d, load_floats(b.v + at), s);
         store_floats(b.v + at, v);
         const Floats root = square_root(v);
-        store_floats(b.w + at, root);
+        if constexpr (!IN_PLACE) store_floats(b.w + at, root);
         w = root * s.root;
       }
       const Floats p = adamw_parameter(load_floats(b.p + at), m, w, s);

@@ -137,9 +137,25 @@ inline __attribute__((always_inline)) Moments moments_of_rows(const float* __res
   return out;
 }
 
+// The number of rows is a constant, so that the loops over them are unrolled.
+template <int ROWS>
+Moments moments_of_some_rows(const float* __restrict x, int count) {
+  return count == ROWS * kColumns ? moments_of_rows(x, ROWS * kColumns, ROWS) : moments_of_rows(x, count, ROWS);
+}
+
+// The rows of a matrix are tensors of their own to Gradient Centralization: then most tiles are not full.
 inline Moments moments_of_tile(const float* __restrict x, int count) {
-  if (count == kTile) return moments_of_rows(x, kTile, kRows);  // constants: the loops over rows are unrolled
-  return moments_of_rows(x, count, (count + kColumns - 1) / kColumns);
+  static_assert(kRows == 8);
+  switch ((count + kColumns - 1) / kColumns) {
+    case 1: return moments_of_some_rows<1>(x, count);
+    case 2: return moments_of_some_rows<2>(x, count);
+    case 3: return moments_of_some_rows<3>(x, count);
+    case 4: return moments_of_some_rows<4>(x, count);
+    case 5: return moments_of_some_rows<5>(x, count);
+    case 6: return moments_of_some_rows<6>(x, count);
+    case 7: return moments_of_some_rows<7>(x, count);
+    default: return moments_of_some_rows<8>(x, count);
+  }
 }
 
 FASTGRAD_NUMERICS_END
