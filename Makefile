@@ -1,6 +1,6 @@
 # make demo    sets everything up and runs the main job: a ResNet-20, plain against treated gradients
 # make test    sets everything up, checks style and types, and passes the tests (the slow ones: make test-slow)
-# make bench   the benchmark table of this machine, in a quarter of an hour; pip install '.[peers]' adds other libraries
+# make bench   the benchmark table of this machine, in ten minutes; pip install '.[peers]' adds other libraries
 # make gpu-check  reads the machine code of the GPU kernels, without a device (needs nvcc)
 # make docs    the documentation as a site, in build/site; no warning is let through
 # make wheel   a source distribution and a wheel in dist/, tried where no compiler is

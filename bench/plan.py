@@ -61,7 +61,7 @@ def instruction_sets() -> list[str]:
 
 
 def default_parts() -> list[Part]:
-    """What a quarter of an hour on two cores is enough for.
+    """What ten minutes on two cores are enough for.
 
     All rows of the two models in float32 with torch's threads, the main ones of the large tensor, fastgrad alone in the
     cache, and against plain torch in a few of the other settings.
