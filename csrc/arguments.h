@@ -1,12 +1,14 @@
-// From Python to a sweep: a list of tensors comes as columns, lists of numbers with one entry per tensor. Shapes, types
-// and aliasing were checked by the caller (fastgrad/ops).
+// From Python to a sweep: a list of tensors comes as columns with one number per tensor, lists or the bytes of 64-bit
+// integers (tensor_list.h makes those). Shapes, types and aliasing were checked by the caller (fastgrad/ops).
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "job.h"
@@ -26,8 +28,15 @@ class Column {
   Column(const py::dict& columns, const char* name, size_t expected) {
     PyObject* list = PyDict_GetItemString(columns.ptr(), name);
     if (list == nullptr) return;
+    if constexpr (std::is_same_v<T, int64_t>) {
+      if (PyBytes_Check(list) && static_cast<size_t>(PyBytes_GET_SIZE(list)) == expected * sizeof(T)) {
+        numbers_.resize(expected);
+        if (expected > 0) memcpy(numbers_.data(), PyBytes_AS_STRING(list), expected * sizeof(T));
+        return;
+      }
+    }
     if (!PyList_Check(list) || static_cast<size_t>(PyList_GET_SIZE(list)) != expected) {
-      throw std::invalid_argument(std::string(name) + ": expected a list of one number per tensor");
+      throw std::invalid_argument(std::string(name) + ": expected one number per tensor");
     }
     numbers_.resize(expected);
     for (size_t i = 0; i < expected; ++i) numbers_[i] = number_of(T{}, PyList_GET_ITEM(list, i));

@@ -8,6 +8,7 @@
 #include "cpu/sweep.h"
 #include "numerics/philox.h"
 #include "numerics/sgd.h"
+#include "tensor_list.h"
 
 namespace fastgrad {
 namespace {
@@ -93,6 +94,11 @@ PYBIND11_MODULE(_native, m) {
   m.def("parallel_engine", &fastgrad::parallel_engine, "What runs the threads.");
   m.def("sweep", &fastgrad::sweep, py::arg("columns"), py::arg("options"), py::arg("table"));
   m.def("dequantize", &fastgrad::dequantize);
+  py::class_<fastgrad::TensorReader>(m, "TensorReader")
+      .def(py::init<const py::capsule&, py::tuple>())
+      .def("read", &fastgrad::TensorReader::read)
+      .def("rows", &fastgrad::TensorReader::rows)
+      .def("are_apart", &fastgrad::TensorReader::are_apart);
   m.def("prefer_large_pages", &fastgrad::prefer_large_pages);
   m.def("noise", &fastgrad::noise);
   m.def("round_values", &fastgrad::round_values);

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-Columns = dict[str, list[int] | list[float]]  # name -> one number per tensor
+from torch import Tensor
+
+Column = list[int] | list[float] | bytes  # one number per tensor; bytes: of 64-bit integers
+Columns = dict[str, Column]
 
 numerics_version: int
 compiler: str
@@ -19,6 +22,14 @@ def dequantize(
     threads: int,
     instruction_set: str,
 ) -> None: ...
+class TensorReader:
+    """Lists of plain tensors in this machine's memory; None, or False, where something in a list is none."""
+
+    def __init__(self, exchange: object, types: tuple[type, ...]) -> None: ...
+    def read(self, tensors: list[Tensor]) -> tuple[bytes, bytes, bytes, bool, bool] | None: ...
+    def rows(self, tensors: list[Tensor]) -> list[int] | None: ...
+    def are_apart(self, tensors: list[Tensor]) -> bool: ...
+
 def prefer_large_pages(memory: int, bytes: int) -> None: ...
 
 # Only where the module was built with CUDA.

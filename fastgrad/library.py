@@ -14,9 +14,9 @@ import importlib.util
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,6 +40,45 @@ def _load_native() -> tuple[Any, str]:  # the module, whose names only the compi
 native, native_state = _load_native()
 if native is None:
     warnings.warn(f"fastgrad: native module {native_state}. The PyTorch references are used.", stacklevel=2)
+
+
+def _make_reader() -> Any:
+    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # torch 2.10 and later
+    if exchange is None or not hasattr(native, "TensorReader"):
+        return None
+    try:
+        return native.TensorReader(exchange, (torch.Tensor, torch.nn.Parameter))
+    except ValueError:  # of a later version than the module knows
+        return None
+
+
+_reader = _make_reader()
+
+
+class ListRead(NamedTuple):
+    """What csrc/tensor_list.h reads of a list: 64-bit integers, one for every tensor, and what is true of all."""
+
+    addresses: bytes
+    sizes: bytes
+    types: bytes
+    contiguous: bool
+    floats: bool  # float32, bfloat16 or float16
+
+
+def read_list(tensors: Sequence[torch.Tensor]) -> ListRead | None:
+    """A list of plain tensors on the CPU, in one native call; None where it is not that, or cannot be read so."""
+    read = None if _reader is None else _reader.read(list(tensors))
+    return None if read is None else ListRead(*read)
+
+
+def read_rows(tensors: Sequence[torch.Tensor]) -> list[int] | None:
+    """Sizes of dim 0, 0 for vectors and scalars; None as :func:`read_list`."""
+    return None if _reader is None else _reader.rows(list(tensors))
+
+
+def are_apart(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether :func:`read_list` reads them, they are contiguous, and no two have a byte in common."""
+    return _reader is not None and _reader.are_apart(list(tensors))
 
 
 def _choose_instruction_set() -> str:

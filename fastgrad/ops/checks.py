@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Parameter
 
+from fastgrad import library
 from fastgrad.ops.sweeps import ALPHAS, BLOCKS, DTYPES, FORMATS, METHODS, ROUNDINGS, SCALES
 from fastgrad.reference.philox import PARAMETER_RANGE, SLOT_RANGE, STEP_RANGE
 
@@ -97,6 +98,9 @@ def are_plain(tensors: Sequence[object]) -> bool:
 
 
 def _are_floats(tensors: Sequence[Tensor], device: torch.device | None) -> bool:
+    read = library.read_list(tensors)
+    if read is not None:  # all are on the CPU
+        return read.floats and (device is None or device.type == "cpu")
     return (
         are_plain(tensors)
         and set(map(_dtype, tensors)) <= DTYPES.keys()
@@ -157,6 +161,8 @@ def overlaps_itself(t: Tensor) -> bool:
 def _are_apart(tensors: list[Tensor]) -> bool:
     """Whether contiguous tensors surely have no byte in common. What is not so simple is left to who looks closer:
     tensors without memory, too, which all begin at 0."""
+    if library.are_apart(tensors):
+        return True
     if not all(map(Tensor.is_contiguous, tensors)) or not are_plain(tensors):
         return False
     # Spans are apart if each ends before the next begins, which two sorts of numbers tell sooner than one of pairs.
@@ -199,6 +205,9 @@ def no_overlap(written: dict[str, Sequence[Tensor]], read: dict[str, Sequence[Te
 
 def dim0_rows(tensors: Sequence[Tensor]) -> list[int]:
     """Rows of dim 0 that are contiguous in memory, for centralize; 0 for tensors with fewer than two dimensions."""
+    rows = library.read_rows(tensors)
+    if rows is not None:
+        return rows
     return [t.shape[0] if dim > 1 else 0 for t, dim in zip(tensors, map(Tensor.dim, tensors), strict=True)]
 
 

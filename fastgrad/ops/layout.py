@@ -40,7 +40,12 @@ def changed(tensors: Sequence[Tensor]) -> None:
 
 
 def all_contiguous(*lists: Sequence[Tensor]) -> bool:
-    return all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
+    return all(map(_contiguous, lists))
+
+
+def _contiguous(tensors: Sequence[Tensor]) -> bool:
+    read = library.read_list(tensors)
+    return all(map(Tensor.is_contiguous, tensors)) if read is None else read.contiguous
 
 
 def same_layout(t: Tensor, model: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastgrad.ops import checks
 from fastgrad.ops.engines import Engine, declare, launch
-from fastgrad.ops.layout import changed, fresh, readable
+from fastgrad.ops.layout import all_contiguous, changed, fresh, readable
 from fastgrad.ops.normalize_quantize import default_scale
 from fastgrad.ops.sweeps import DTYPES, FORMATS, PURPOSES, QUANTIZE, empty_table, reference_sweep
 from fastgrad.reference.formats import FORMATS as SPECS
@@ -160,7 +160,7 @@ def _surely_fits(out: list[Quantized], tensors: list[Tensor], format: str, block
     codes, scales = [q.codes for q in out], [q.scale for q in out]
     everything = [*tensors, *codes, *scales]
     return (
-        all(map(Tensor.is_contiguous, everything))
+        all_contiguous(everything)
         and len(set(map(_device, everything))) == 1
         and set(map(_dtype, codes)) == {SPECS[format].dtype}
         and set(map(_dtype, scales)) == {torch.float32}

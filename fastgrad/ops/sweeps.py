@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import repeat
 from operator import attrgetter
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from fastgrad.reference import sweep as reference
 from fastgrad.reference.adamw import States
 from fastgrad.reference.scales import spread
 
-Columns = dict[str, list[int] | list[float]]  # name -> one number per tensor, as csrc/arguments.h reads them
+Integers = list[int] | bytes  # one for every tensor; bytes: of 64-bit integers
+Columns = dict[str, Integers | list[float]]  # name -> one number per tensor, as csrc/arguments.h reads them
 
 NORMALIZE, QUANTIZE, FIRST = reference.NORMALIZE, reference.QUANTIZE, reference.FIRST
 COLUMNS = reference.COLUMNS
@@ -45,23 +46,40 @@ _SECOND_NUMBERS = {name: number for number, name in enumerate(SECOND_MOMENTS)}
 _dtype = attrgetter("dtype")
 
 
-# Columns are made by map of functions in C: with lists of small tensors, a loop in Python costs more than the sweep.
-def addresses(tensors: Sequence[Tensor]) -> list[int]:
-    """0 for a tensor without elements."""
-    return list(map(Tensor.data_ptr, tensors))
+class Numbers(NamedTuple):
+    """Of every tensor of a list."""
+
+    addresses: Integers  # 0 for a tensor without elements
+    sizes: Integers
+    types: Integers  # those of DTYPES; 0 for any other
 
 
-def _types(tensors: Sequence[Tensor]) -> list[int]:
-    return list(map(DTYPES.__getitem__, map(_dtype, tensors)))
-
-
-def sizes(grads: Sequence[Tensor], **others: Sequence[Tensor] | None) -> list[int]:
-    """Elements of every tensor; what is read and written beside it must have as many."""
-    numbers = list(map(Tensor.numel, grads))
-    for name, tensors in others.items():
-        if tensors is not None and tensors is not grads and list(map(Tensor.numel, tensors)) != numbers:
-            raise ValueError(f"{name}: expected {len(numbers)} tensors with as many elements as the gradients")
+def numbers_of(tensors: Sequence[Tensor], model: Numbers | None = None, name: str = "") -> Numbers:
+    """What the kernels need to know of a list. Where a model is given, tensors must have as many elements as its."""
+    read = library.read_list(tensors)
+    if read is not None:
+        numbers = Numbers(read.addresses, read.sizes, read.types)
+    else:  # map of functions in C: with lists of small tensors, a loop in Python costs more than the sweep
+        types = list(map(DTYPES.get, map(_dtype, tensors), repeat(0)))
+        numbers = Numbers(list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors)), types)
+    if model is not None and not _same(numbers.sizes, model.sizes):
+        raise ValueError(f"{name}: expected as many tensors, with as many elements, as there are gradients")
     return numbers
+
+
+def _same(a: Integers, b: Integers) -> bool:
+    """Lists that were read in different ways may be of one length."""
+    if type(a) is type(b):
+        return a == b
+    return list(_integers(a)) == list(_integers(b))
+
+
+def _integers(column: Integers) -> Sequence[int]:
+    return memoryview(column).cast("q") if isinstance(column, bytes) else column
+
+
+def addresses(tensors: Sequence[Tensor]) -> Integers:
+    return numbers_of(tensors).addresses
 
 
 def _float64_address(name: str, tensor: Tensor, device: torch.device) -> int:
@@ -106,18 +124,20 @@ def native_arguments(
     Addresses are read anew for every call: a cached one would dangle.
     """
     count, device = len(grads), grads[0].device
+    of_grads = numbers_of(grads)
     columns: Columns = {
-        "n": sizes(grads, outs=outs, params=params, momenta=momenta),
+        "n": of_grads.sizes,
         "flags": list(flags),
-        "grad": addresses(grads),
-        "grad_type": _types(grads),
+        "grad": of_grads.addresses,
+        "grad_type": of_grads.types,
     }
     if rows is not None and (method == "centralize" or states is not None):
         columns["rows"] = list(rows)
     if ids is not None:
         columns["ids"] = list(ids)
     if outs is not None:
-        columns["out"], columns["out_type"] = addresses(outs), _types(outs)
+        of_outs = of_grads if outs is grads else numbers_of(outs, of_grads, "outs")
+        columns["out"], columns["out_type"] = of_outs.addresses, of_outs.types
     if codes is not None:
         columns["codes"] = addresses(codes)
     if scales is not None:
@@ -125,12 +145,13 @@ def native_arguments(
     if given_scales is not None:
         columns["given_scales"] = addresses(given_scales)
     if params is not None:
-        columns["param"] = addresses(params)
-        columns["param_type"] = list(map(DTYPES.get, map(_dtype, params), repeat(0)))
+        of_params = numbers_of(params, of_grads, "params")
+        columns["param"], columns["param_type"] = of_params.addresses, of_params.types
         assert hyper is not None, "an update needs hyper"
         options["hyper"], options["hyper_rows"] = _float64_address("hyper", hyper, device), hyper.shape[0]
         if momenta:
-            columns["momentum"], columns["momentum_type"] = addresses(momenta), _types(momenta)
+            of_momenta = numbers_of(momenta, of_grads, "momenta")
+            columns["momentum"], columns["momentum_type"] = of_momenta.addresses, of_momenta.types
         if groups is not None:
             columns["group"] = list(groups)
         if factors is not None and device.type == "cuda":
@@ -209,11 +230,12 @@ def native_sweep(grads: Sequence[Tensor], **keywords: Any) -> Tensor:
 
 
 def dequantize_columns(codes: list[Tensor], scales: list[Tensor], values: list[Tensor]) -> Columns:
+    of_values = numbers_of(values)
     return {
-        "n": sizes(values),
+        "n": of_values.sizes,
         "codes": addresses(codes),
         "scales": addresses(scales),
-        "out": addresses(values),
+        "out": of_values.addresses,
     }
 
 
