@@ -218,9 +218,6 @@ def _class_names(content: bytes, layout: Layout, source: str) -> tuple[str, ...]
     return tuple(names)
 
 
-Decoder = Callable[[bytes, Layout, int, str], tuple[np.ndarray, np.ndarray]]
-
-
 def _decode_pickle(
     content: bytes, layout: Layout, classes: int, source: str
 ) -> tuple[np.ndarray, np.ndarray]:
