@@ -20,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -272,6 +273,7 @@ def under_atheris(name: str, arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    warnings.filterwarnings("ignore", module="pydicom")  # of what was damaged, thousands
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["--under-atheris"]:
         under_atheris(words[1], words[2:])
