@@ -9,10 +9,11 @@ from __future__ import annotations
 from bench.results import Record, Result
 
 SMALL, LARGE = "cached_small", "cached_large"  # of bench.shapes.LISTS
+CACHED = (SMALL, LARGE)
 
 
 def is_cached(result: Result) -> bool:
-    return result["list"] in (SMALL, LARGE)
+    return result["list"] in CACHED
 
 
 def per_element(record: Record, result: Result) -> float | None:

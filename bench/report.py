@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.cached import LARGE, SMALL, instructions_alone, is_cached
+from bench.cached import CACHED, instructions_alone, is_cached
 from bench.compare import compare
 from bench.results import PLACE, Record, Result, fastest_floor, groups, key, milliseconds, noise, setting
 from bench.summary import write_summary
@@ -119,7 +119,7 @@ def markdown(record: Record, plot: str | None = None) -> str:
         "",
     ]
     for place, part in noise(record).items():
-        if place[0] in (SMALL, LARGE):
+        if place[0] in CACHED:
             continue
         words = f"{LIST_TITLES.get(place[0], place[0])}, {setting(dict(zip(PLACE, place, strict=True)))}"
         lines.append(f"Noise of the machine, {words}: {part:.1%}  ")

@@ -9,11 +9,15 @@ from torch import nn
 from fastgrad import library
 from fastgrad.ops import checks, layout, sweeps
 
-if library._reader is None:
+if library.native is None or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
     pytest.skip(
         f"no reader: native module {library.native_state}, torch {torch.__version__} (2.10 and later have the way)",
         allow_module_level=True,
     )
+
+
+def test_there_is_a_reader():
+    assert library._reader is not None
 
 
 def integers(column: bytes) -> list[int]:
@@ -118,8 +122,18 @@ def test_both_ways_of_reading_are_one(monkeypatch):
     slow = sweeps.numbers_of(tensors)
     assert [integers(column) for column in fast] == list(slow)
     sweeps.numbers_of(tensors, fast)
-    with pytest.raises(ValueError, match="momenta: expected as many tensors"):
+    with pytest.raises(ValueError, match=f"momenta: expected {len(tensors)} tensors with as many elements"):
         sweeps.numbers_of(tensors[1:], fast, "momenta")
+
+
+def test_kernels_are_given_no_type_that_they_do_not_read(monkeypatch):
+    for _ in range(2):  # by either way of reading
+        for dtype in OTHERS:
+            odd = [torch.zeros(4), torch.zeros(4).to(dtype)]
+            with pytest.raises(KeyError):
+                sweeps.numbers_of(odd)
+            assert len(sweeps.numbers_of(odd, codes=True).sizes) in (2, 16)
+        monkeypatch.setattr(library, "_reader", None)
 
 
 def test_a_later_version_of_the_exchange_is_left_alone(monkeypatch):

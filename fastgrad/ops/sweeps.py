@@ -51,19 +51,26 @@ class Numbers(NamedTuple):
 
     addresses: Integers  # 0 for a tensor without elements
     sizes: Integers
-    types: Integers  # those of DTYPES; 0 for any other
+    types: Integers  # those of DTYPES
 
 
-def numbers_of(tensors: Sequence[Tensor], model: Numbers | None = None, name: str = "") -> Numbers:
-    """What the kernels need to know of a list. Where a model is given, tensors must have as many elements as its."""
+def numbers_of(
+    tensors: Sequence[Tensor], model: Numbers | None = None, name: str = "", codes: bool = False
+) -> Numbers:
+    """What the kernels need to know of a list. Where a model is given, tensors must have as many elements as its.
+
+    codes: tensors may be of other types than DTYPES, which stand as 0; else these are a KeyError.
+    """
     read = library.read_list(tensors)
-    if read is not None:
+    if read is not None and (codes or read.floats):
         numbers = Numbers(read.addresses, read.sizes, read.types)
     else:  # map of functions in C: with lists of small tensors, a loop in Python costs more than the sweep
-        types = list(map(DTYPES.get, map(_dtype, tensors), repeat(0)))
+        dtypes = map(_dtype, tensors)
+        types = list(map(DTYPES.get, dtypes, repeat(0)) if codes else map(DTYPES.__getitem__, dtypes))
         numbers = Numbers(list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors)), types)
     if model is not None and not _same(numbers.sizes, model.sizes):
-        raise ValueError(f"{name}: expected as many tensors, with as many elements, as there are gradients")
+        count = len(_integers(model.sizes))
+        raise ValueError(f"{name}: expected {count} tensors with as many elements as the gradients")
     return numbers
 
 
@@ -79,7 +86,7 @@ def _integers(column: Integers) -> Sequence[int]:
 
 
 def addresses(tensors: Sequence[Tensor]) -> Integers:
-    return numbers_of(tensors).addresses
+    return numbers_of(tensors, codes=True).addresses
 
 
 def _float64_address(name: str, tensor: Tensor, device: torch.device) -> int:
@@ -145,7 +152,7 @@ def native_arguments(
     if given_scales is not None:
         columns["given_scales"] = addresses(given_scales)
     if params is not None:
-        of_params = numbers_of(params, of_grads, "params")
+        of_params = numbers_of(params, of_grads, "params", codes=True)
         columns["param"], columns["param_type"] = of_params.addresses, of_params.types
         assert hyper is not None, "an update needs hyper"
         options["hyper"], options["hyper_rows"] = _float64_address("hyper", hyper, device), hyper.shape[0]
@@ -230,7 +237,7 @@ def native_sweep(grads: Sequence[Tensor], **keywords: Any) -> Tensor:
 
 
 def dequantize_columns(codes: list[Tensor], scales: list[Tensor], values: list[Tensor]) -> Columns:
-    of_values = numbers_of(values)
+    of_values = numbers_of(values, codes=True)
     return {
         "n": of_values.sizes,
         "codes": addresses(codes),
