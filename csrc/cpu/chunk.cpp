@@ -38,7 +38,8 @@ void chunk_moments(const TensorJob& job, const Sweep& sweep, int64_t chunk, doub
   memcpy(out, &m, sizeof m);
 }
 
-// A row is a tensor of its own: its chunks are merged by a halving tree. `leaves` has room for one per chunk.
+// A row is a tensor of its own: its chunks are merged by a halving tree. `leaves` has room for one per chunk; a row of
+// one chunk needs none.
 Moments moments_of_row(const TensorJob& job, const Sweep& sweep, int64_t start, int64_t n, Moments* leaves) {
   if (n <= kChunk) return moments_of_span(job, sweep, start, n);
   int64_t chunks = 0;
@@ -52,8 +53,7 @@ Moments moments_of_row(const TensorJob& job, const Sweep& sweep, int64_t start, 
 float row_moments(const TensorJob& job, const Sweep& sweep, int64_t first, int64_t last, double* out) {
   const int64_t length = job.n / job.rows;
   float absmax = 0;
-  Moments one;
-  Moments* leaves = length <= kChunk ? &one : new Moments[(length + kChunk - 1) / kChunk];
+  Moments* leaves = length <= kChunk ? nullptr : new Moments[(length + kChunk - 1) / kChunk];
   for (int64_t row = first; row < last; ++row) {
     const Moments m = moments_of_row(job, sweep, row * length, length, leaves);
     memcpy(out + 6 * (row - first), &m, sizeof m);
@@ -66,7 +66,7 @@ float row_moments(const TensorJob& job, const Sweep& sweep, int64_t first, int64
     const float largest = absmax_after(m, {1.0f, c});
     absmax = largest > absmax ? largest : absmax;
   }
-  if (leaves != &one) delete[] leaves;
+  delete[] leaves;
   return absmax;
 }
 
