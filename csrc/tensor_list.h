@@ -101,6 +101,7 @@ class TensorReader {
         return false;
       }
       if (view.device_type != kCpu) return false;
+      if (view.data == nullptr && elements_of(view) > 0) return false;  // its storage was freed, or never was
       use(i, view);
     }
     return true;

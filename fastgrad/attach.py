@@ -147,6 +147,8 @@ class Attached:
             for p in group["params"]:
                 if p.grad is not None:
                     refuse_sparse(p.grad, f"parameter {number}")
+                    if p.grad.is_neg():  # its memory holds the negative; it is about to be written
+                        p.grad = p.grad.resolve_neg()
                     parameters.append(p)
                     flags.append(self.treatment.flags(p, group))
                     ids.append(number)

@@ -48,7 +48,7 @@ def _make_reader() -> Any:
         return None
     try:
         return native.TensorReader(exchange, (torch.Tensor, torch.nn.Parameter))
-    except ValueError:  # of a later version than the module knows
+    except (TypeError, ValueError):  # of a later version than the module knows
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def asked_for(tmp_path_factory):
     ).stdout.split()
 
 
-@needs_large_pages
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux is asked")
 @pytest.mark.parametrize(
     "offset, nbytes, pages",
     (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 from torch import nn
@@ -65,12 +67,19 @@ class Subclass(torch.Tensor):
     pass
 
 
+def freed() -> torch.Tensor:
+    x = torch.ones(4)
+    x.untyped_storage().resize_(0)
+    return x
+
+
 @pytest.mark.parametrize(
     "odd",
     [
         torch.empty(3, device="meta"), torch.randn(3, 4).to_sparse(), torch.randn(3).as_subclass(Subclass), None, 1.0,
+        freed(), torch._efficientzerotensor(4),
     ],
-    ids=["meta", "sparse", "subclass", "none", "number"],
+    ids=["meta", "sparse", "subclass", "none", "number", "freed", "zero"],
 )  # fmt: skip
 def test_what_is_no_plain_tensor_in_memory_is_not_read(odd):
     for tensors in ([odd], [torch.zeros(3), odd]):
@@ -136,11 +145,24 @@ def test_kernels_are_given_no_type_that_they_do_not_read(monkeypatch):
         monkeypatch.setattr(library, "_reader", None)
 
 
-def test_a_later_version_of_the_exchange_is_left_alone(monkeypatch):
-    def of_another_version(*arguments):
-        raise ValueError("exchange: another version")
+kept: list[object] = []  # what capsules point to
 
-    monkeypatch.setattr(library.native, "TensorReader", of_another_version)
+
+def exchange(major: int, name: bytes = b"dlpack_exchange_api") -> object:
+    """A capsule as torch offers it, of a table that holds its version and nothing else."""
+    table = (ctypes.c_uint32 * 16)(major)
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    kept.extend((table, name))
+    return make(ctypes.addressof(table), name, None)
+
+
+@pytest.mark.parametrize(
+    "other", [exchange(2), exchange(1), exchange(1, b"another"), 7], ids=["version", "function", "name", "capsule"]
+)
+def test_another_exchange_than_the_known_is_left_alone(monkeypatch, other):
+    """Of a later version, without the function that is called, of another name, none at all."""
+    monkeypatch.setattr(torch.Tensor, "__dlpack_c_exchange_api__", other)
     assert library._make_reader() is None
 
 

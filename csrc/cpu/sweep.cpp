@@ -17,8 +17,8 @@ namespace {
 
 // Work between two barriers is cut into tasks of about this many elements, so that small tensors share a task.
 constexpr int64_t kTaskElements = 32768;
-// Tensors whose statistics are only their own are treated in groups of about this many bytes of gradients,
-// so that the second read of a group finds it in cache.
+// Tensors whose statistics are only their own are treated in groups with about this many bytes of gradients that are read
+// before the rest of their sweep, so that the second read finds them in cache. (Others count nothing and close no group.)
 constexpr int64_t kCachedBytes = int64_t{4} << 20;
 // Codes of more bytes than this are written past the cache: that saves reading what they replace, which costs more than
 // reading them again from memory (a list quantized and dequantized tensor by tensor gains, too).

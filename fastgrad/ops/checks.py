@@ -97,6 +97,12 @@ def are_plain(tensors: Sequence[object]) -> bool:
     return set(map(type, tensors)) <= _PLAIN
 
 
+def are_negated(tensors: Sequence[Tensor]) -> bool:
+    """Whether the memory of any holds the negative of its values (``Tensor.is_neg``), as that of a gradient through a
+    complex conjugate does. The dispatcher sees to it; who reads memory without it has to."""
+    return any(map(Tensor.is_neg, tensors))
+
+
 def _are_floats(tensors: Sequence[Tensor], device: torch.device | None) -> bool:
     read = library.read_list(tensors)
     if read is not None:  # all are on the CPU

@@ -42,14 +42,17 @@ def declare(schema: str, implementation: Callable, fake: Callable) -> None:
 
 
 def launch(op: str, tensors: Sequence[Tensor], *arguments: Any) -> Any:
-    """An op whose tensors are like ``tensors``. Where nothing listens to the dispatcher, that of the CPU is called
-    directly: to make lists of small tensors into the dispatcher's and back takes a third of their step."""
+    """An op whose tensors are like ``tensors``. Where nothing listens to the dispatcher and it has nothing to do, that
+    of the CPU is called directly: to make lists of small tensors into the dispatcher's and back takes a third of their
+    step."""
     listened = (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch.autograd._profiler_enabled()
         or torch._C._functorch.maybe_current_level() is not None
     )
-    if library.native is not None and not listened and tensors[0].is_cpu and checks.are_plain(tensors):
-        return implementations[op](CPU, *arguments)
-    return getattr(torch.ops.fastgrad, op)(*arguments)
+    if library.native is None or listened or not tensors[0].is_cpu:
+        return getattr(torch.ops.fastgrad, op)(*arguments)
+    if not checks.are_plain(tensors) or checks.are_negated(tensors):
+        return getattr(torch.ops.fastgrad, op)(*arguments)
+    return implementations[op](CPU, *arguments)

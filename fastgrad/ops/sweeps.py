@@ -68,10 +68,18 @@ def numbers_of(
         dtypes = map(_dtype, tensors)
         types = list(map(DTYPES.get, dtypes, repeat(0)) if codes else map(DTYPES.__getitem__, dtypes))
         numbers = Numbers(list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors)), types)
+        if 0 in numbers.addresses:
+            _have_memory(name or "tensors", tensors)
     if model is not None and not _same(numbers.sizes, model.sizes):
         count = len(_integers(model.sizes))
         raise ValueError(f"{name}: expected {count} tensors with as many elements as the gradients")
     return numbers
+
+
+def _have_memory(name: str, tensors: Sequence[Tensor]) -> None:
+    for i, t in enumerate(tensors):
+        if t.numel() and not t.data_ptr():
+            raise ValueError(f"{name}[{i}]: has no memory (its storage was freed, or it is a zero of autograd's)")
 
 
 def _same(a: Integers, b: Integers) -> bool:

@@ -365,6 +365,8 @@ class FusedOptimizer(Optimizer):
         if set(map(_layout, grads)) != {torch.strided}:
             for i, g in zip(plan.ids, grads, strict=True):
                 refuse_sparse(g, parameter_names(self.param_groups)[i])
+        if checks.are_negated(grads):
+            grads = [g.resolve_neg() for g in grads]
         plan.grads = grads if plan.sharded is None else [local_of(g) for g in grads]
 
     def _make_plan(self, only: Parameter | None = None) -> Plan:
