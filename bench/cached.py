@@ -23,6 +23,7 @@ def per_element(record: Record, result: Result) -> float | None:
         for r in record["results"]
         if is_cached(r)
         and "median" in r
+        and r["threads"] == 1
         and all(r[part] == result[part] for part in ("row", "contestant", "dtype", "isa"))
     }
     if len(found) != 2:
