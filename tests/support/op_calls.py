@@ -20,7 +20,8 @@ from fastgrad.ops import sweeps
 
 OPS = ("gradient_moments", "quantize", "normalize_", "normalize_quantize_", "sgd_step_", "adamw_step_", "aliased")
 KINDS = (*contract_data.KINDS, "subnormal", "nonfinite")
-LAYOUTS = ("contiguous", "transposed", "every second", "unaligned", "permuted", "channels last", "expanded")
+WRITABLE = ("contiguous", "transposed", "every second", "unaligned", "permuted", "channels last")
+LAYOUTS = (*WRITABLE, "expanded", "negated")
 Results = list[Tensor] | str
 
 
@@ -73,6 +74,9 @@ class Recipe:
             base = data(self.kind, n + 3, self.dtype, self.seed)
             return base[1 : n + 1].view(self.shape), base
         base = data(self.kind, n, self.dtype, self.seed)
+        if self.layout == "negated":  # as gradients through complex conjugates are
+            base = -base
+            return torch._neg_view(base).view(self.shape), base
         if self.layout == "channels last" and len(self.shape) == 4:
             a, b, c, d = self.shape
             return base.view(a, c, d, b).permute(0, 3, 1, 2), base
@@ -114,7 +118,7 @@ class Choices:
         return (*shape, rest)
 
     def recipe(self, *, written: bool, shape: tuple[int, ...] | None = None) -> Recipe:
-        layouts = LAYOUTS[:-1] if written else LAYOUTS
+        layouts = WRITABLE if written else LAYOUTS
         return Recipe(
             self.shape() if shape is None else shape,
             self.one(contract_data.DTYPES),
