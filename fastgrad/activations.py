@@ -267,7 +267,7 @@ class compress_saved_tensors:
 
     def measure(self) -> SavedMemory:
         """Memory and rounding error of what was saved since the context was entered last."""
-        rows = torch.tensor([row for *_, row in self._tensors], dtype=torch.float64).reshape(-1, 16)
+        rows = torch.tensor([row for *_, row in self._tensors], dtype=torch.float64, device="cpu").reshape(-1, 16)
         yy, yq, qq = rows[:, 8], rows[:, 9], rows[:, 10]
         q_k = shrinkage.projection(yy, yq).tolist()
         noise = torch.where(yy > 0, ((qq - 2 * yq + yy).clamp(min=0) / yy).sqrt(), 0.0).tolist()

@@ -76,7 +76,7 @@ class Monitor:
         self._rows: dict[str, int] = {}  # layer name -> row of the ring
         self._names = LayerNames(source, named_parameters)
         self._params: list[Parameter] | None = None  # of the last step, and where its table rows go
-        self._target = torch.zeros(1, dtype=torch.int64)
+        self._target = torch.zeros(1, dtype=torch.int64, device="cpu")
         self._pending: list[tuple[int, Tensor, Tensor, float]] = []
         self._owns_writer = isinstance(tensorboard, str | os.PathLike)
         self._writer = monitor_tensorboard.open_writer(tensorboard) if self._owns_writer else tensorboard
@@ -192,7 +192,7 @@ class Monitor:
         self._params, self._rows = None, {name: 1 + i for i, name in enumerate(layers)}
         self._ring.reserve(1 + len(layers), 1 + self._names.trainable)
         # The file has the list first, ``append`` wants it last.
-        target = torch.tensor([*range(1, 1 + len(layers)), 0])
+        target = torch.tensor([*range(1, 1 + len(layers)), 0], device="cpu")
         for step, table in zip(steps.tolist(), tables.to("cpu", torch.float64), strict=True):
             self._ring.append(step, table[target], target)
 
@@ -249,7 +249,7 @@ class Monitor:
             raise ValueError("Monitor: params must not hold a parameter twice")
         target = [self._rows.setdefault(self._names.of(param), 1 + len(self._rows)) for param in params]
         self._ring.reserve(1 + len(self._rows), 1 + self._names.trainable)
-        self._target = torch.tensor([*target, 0], dtype=torch.int64)
+        self._target = torch.tensor([*target, 0], dtype=torch.int64, device="cpu")
         self._params = list(params)
 
     def _flush(self) -> None:
@@ -297,4 +297,4 @@ class Monitor:
 
 
 def _join(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device="cpu")

@@ -26,7 +26,7 @@ class Ring:
 
     def clear(self) -> None:
         self.steps = [0] * self.capacity
-        self.data = torch.empty(self.capacity, 0, len(COLUMNS), dtype=torch.float64)
+        self.data = torch.empty(self.capacity, 0, len(COLUMNS), dtype=torch.float64, device="cpu")
         self.used = 0  # rows in use, the list's included
         self._start = 0
         self._count = 0
@@ -39,7 +39,7 @@ class Ring:
         if rows > self.data.shape[1]:
             # Growth by half keeps the copies rare when layers appear one by one (unfreezing).
             room = max(rows, room, self.used + self.used // 2)
-            grown = torch.empty(self.capacity, room, len(COLUMNS), dtype=torch.float64)
+            grown = torch.empty(self.capacity, room, len(COLUMNS), dtype=torch.float64, device="cpu")
             held = self.positions()
             grown[held, : self.used] = self.data[held, : self.used]
             self.data = grown
@@ -77,11 +77,11 @@ class Ring:
     def positions(self, first: int = 0, last: int | None = None) -> Tensor:
         """int64 [last - first]: where held steps lie in ``data``, oldest first (as a list slice)."""
         first, last, _ = slice(first, last).indices(self._count)
-        return (torch.arange(first, max(first, last)) + self._start) % self.capacity
+        return (torch.arange(first, max(first, last), device="cpu") + self._start) % self.capacity
 
     def read_steps(self) -> Tensor:
         """int64 [S]: the held steps, oldest first."""
-        return torch.tensor([self.steps[i] for i in self.positions().tolist()], dtype=torch.int64)
+        return torch.tensor([self.steps[i] for i in self.positions().tolist()], dtype=torch.int64, device="cpu")
 
     def read(
         self,
@@ -91,7 +91,7 @@ class Ring:
     ) -> Tensor:  # [last - first, len(rows), 16], a copy
         """The tables of the held steps ``first .. last - 1``, counted from the oldest; by default all."""
         position = self.positions(first, last)
-        values = self.data[position[:, None], torch.tensor(rows, dtype=torch.int64)[None, :]]
+        values = self.data[position[:, None], torch.tensor(rows, dtype=torch.int64, device="cpu")[None, :]]
         # Row and column memory that was never written must not leak into files and checkpoints.
         values[values[..., _N].isnan()] = math.nan
         return values

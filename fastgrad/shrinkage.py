@@ -96,7 +96,10 @@ def noise_variance(n: Tensor, sum_yy: Tensor, sum_yq: Tensor, sum_qq: Tensor) ->
 
 
 def _float64(*columns: Tensor) -> list[Tensor]:
-    return [torch.as_tensor(value, dtype=torch.float64) for value in columns]
+    return [
+        value.double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
+        for value in columns
+    ]
 
 
 def _ones(like: Tensor) -> Tensor:

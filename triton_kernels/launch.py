@@ -160,7 +160,7 @@ def sweep(
     told.set_places(own, starts, parts, lengths, part_counts)
     if sharded:
         told.set(job.OFFSET, list(offsets))
-    square_spans = torch.empty(0, dtype=torch.int64) if adamw is None else adamw.tell(told)
+    square_spans = torch.empty(0, dtype=torch.int64, device="cpu") if adamw is None else adamw.tell(told)
     header = tables.header(
         (job.SEED, philox.signed64(seed)),
         (job.STEP, 0 if isinstance(step, Tensor) else step),
@@ -172,7 +172,7 @@ def sweep(
     )
 
     with torch.cuda.device_of(grads[0]):
-        lists = [told.rows, spans, parts.spans, square_spans, torch.tensor(factored, dtype=torch.int64)]
+        lists = [told.rows, spans, parts.spans, square_spans, torch.tensor(factored, dtype=torch.int64, device="cpu")]
         header, rows_, spans, part_spans, square_spans, factored_, *bounds = tables.upload(
             [header, *lists, *(b.bounds for g in (own, parts) for b in g.levels)], device
         )

@@ -85,7 +85,7 @@ class Adamw:
             told.set_tensors(getattr(states, name), column)
         told.set(jobs.AGE, states.ages)
         if not self.factored:
-            return torch.empty(0, dtype=torch.int64)
+            return torch.empty(0, dtype=torch.int64, device="cpu")
         device = states.exp_avg_sqs[self.factored[0]].device
         whole = self.rows
         if states.whole_rows is not None:
@@ -115,11 +115,11 @@ class Adamw:
             jobs.COLUMN_LEAVES: leaves,
         }
         if states.bounds is not None:
-            bounds = torch.tensor([states.bounds[i] for i in self.factored], dtype=torch.float32)
+            bounds = torch.tensor([states.bounds[i] for i in self.factored], dtype=torch.float32, device="cpu")
             values[jobs.BOUND] = bounds.view(torch.int32).tolist()
         for column, numbers in values.items():
-            told.rows[self.factored, column.value] = torch.tensor(numbers, dtype=torch.int64)
-        return torch.repeat_interleave(torch.tensor(self.factored), torch.tensor(programs))
+            told.rows[self.factored, column.value] = torch.tensor(numbers, dtype=torch.int64, device="cpu")
+        return torch.repeat_interleave(torch.tensor(self.factored, device="cpu"), torch.tensor(programs, device="cpu"))
 
     def _work(self, numbers: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         self.work.append(torch.empty(numbers, dtype=dtype, device=device))

@@ -28,7 +28,7 @@ class Bounds:
 
     @staticmethod
     def make(starts: Tensor, leaves: int) -> Bounds:
-        bounds = torch.cat([starts, torch.tensor([leaves])])
+        bounds = torch.cat([starts, torch.tensor([leaves], device="cpu")])
         largest = int((bounds[1:] - bounds[:-1]).max()) if starts.numel() else 0
         return Bounds(bounds, leaves, starts.numel(), largest)
 
@@ -53,14 +53,14 @@ def _starts(totals: Tensor) -> Tensor:
 
 def _places(totals: Tensor) -> tuple[Tensor, Tensor]:
     """The owner of each of sum(totals) things, and its number among those of its owner."""
-    owner = torch.repeat_interleave(torch.arange(totals.numel()), totals)
-    return owner, torch.arange(owner.numel()) - _starts(totals)[owner]
+    owner = torch.repeat_interleave(torch.arange(totals.numel(), device="cpu"), totals)
+    return owner, torch.arange(owner.numel(), device="cpu") - _starts(totals)[owner]
 
 
 @lru_cache(maxsize=16)
 def make_grid(lengths: tuple[int, ...], parts: tuple[int, ...], tiles_per_program: int) -> Grid:
     """lengths: elements of one part of every tensor; parts: how many it has, 0 if there is no element."""
-    length, count = torch.tensor(lengths), torch.tensor(parts)
+    length, count = torch.tensor(lengths, device="cpu"), torch.tensor(parts, device="cpu")
     tiles = (length + TILE - 1) // TILE
     spans = (tiles + tiles_per_program - 1) // tiles_per_program
     chunks = (tiles + CHUNK_TILES - 1) // CHUNK_TILES
@@ -77,7 +77,8 @@ def make_grid(lengths: tuple[int, ...], parts: tuple[int, ...], tiles_per_progra
         levels.append(Bounds.make(first_part, part_total))
     else:
         levels.append(Bounds.make(first_chunk, chunk_total))
-        first_part, part_total = torch.arange(len(parts)), len(parts)  # empty tensors have a place as well
+        # Empty tensors have a place as well.
+        first_part, part_total = torch.arange(len(parts), device="cpu"), len(parts)
     return Grid(
         spans=_places(count * spans)[0],
         first_span=_starts(count * spans),
@@ -111,7 +112,7 @@ def runs_of(grid: Grid, kinds: Sequence[Hashable]) -> tuple[Tensor, Tensor, list
     if len(set(kinds)) == 1:
         every = [Run(kinds[0], list(range(len(kinds))), 0, grid.spans.numel())] if grid.spans.numel() else []
         return grid.spans, grid.first_span, every
-    bounds = torch.cat([grid.first_span, torch.tensor([grid.spans.numel()])])
+    bounds = torch.cat([grid.first_span, torch.tensor([grid.spans.numel()], device="cpu")])
     counts = (bounds[1:] - bounds[:-1]).tolist()
     by_kind: dict[Hashable, list[int]] = {}
     for i, kind in enumerate(kinds):
@@ -125,9 +126,10 @@ def runs_of(grid: Grid, kinds: Sequence[Hashable]) -> tuple[Tensor, Tensor, list
             programs += counts[i]
         runs.append(Run(kind, tensors, first, programs))
         first += programs
-    order = torch.tensor([i for run in runs for i in run.tensors], dtype=torch.int64)
-    spans = torch.repeat_interleave(order, torch.tensor([counts[i] for i in order.tolist()], dtype=torch.int64))
-    return spans, torch.tensor(starts), runs
+    order = torch.tensor([i for run in runs for i in run.tensors], dtype=torch.int64, device="cpu")
+    in_order = torch.tensor([counts[i] for i in order.tolist()], dtype=torch.int64, device="cpu")
+    spans = torch.repeat_interleave(order, in_order)
+    return spans, torch.tensor(starts, device="cpu"), runs
 
 
 def sizes_of(model: Sequence[Tensor], **others: Sequence[Tensor] | None) -> list[int]:
@@ -156,11 +158,13 @@ class Jobs:
     """The rows that the kernels read, one for each tensor; see jobs.py."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        self.rows = torch.zeros(len(sizes), jobs.COLUMNS.value, dtype=torch.int64)
+        self.rows = torch.zeros(len(sizes), jobs.COLUMNS.value, dtype=torch.int64, device="cpu")
         self.set(jobs.N, sizes)
 
     def set(self, column, values: Sequence[int] | Tensor) -> None:
-        self.rows[:, column.value] = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int64)
+        if not isinstance(values, Tensor):
+            values = torch.tensor(values, dtype=torch.int64, device="cpu")
+        self.rows[:, column.value] = values
 
     def set_tensors(self, tensors: Sequence[Tensor] | None, column, type_column=None) -> None:
         if tensors:
@@ -183,7 +187,7 @@ class Jobs:
 
 def header(*values: tuple[object, int]) -> Tensor:
     """The numbers of a call, each at its place: (place, number)."""
-    packed = torch.zeros(jobs.HEADER, dtype=torch.int64)
+    packed = torch.zeros(jobs.HEADER, dtype=torch.int64, device="cpu")
     for column, value in values:
         packed[column.value] = value
     return packed

@@ -77,14 +77,14 @@ class Sharded:
     ) -> Tensor:  # float64 [T+1, 16]
         """The table of the whole tensors as far as it is known before the step, equal on all ranks; sets ``bounds``."""
         if inv_scale != 1.0:
-            factor = torch.tensor(inv_scale, dtype=torch.float64).float()
+            factor = torch.tensor(inv_scale, dtype=torch.float64, device="cpu").float()
             grads = [g.float() * factor for g in grads]
         by_rows = [
             method == "centralize" and bool(f & NORMALIZE) and not self._is_vector(i) for i, f in enumerate(flags)
         ]
         leaves = self._exchange(grads, by_rows)
         count = len(grads)
-        table = torch.zeros(count + 1, reference.COLUMNS, dtype=torch.float64)
+        table = torch.zeros(count + 1, reference.COLUMNS, dtype=torch.float64, device="cpu")
         table[:, [reference.A, reference.SCALE, reference.K]] = 1.0
         for i, some in enumerate(leaves):
             table[i, :MOMENTS] = merge_all(some)
@@ -233,7 +233,7 @@ class Sharded:
             if chunk not in moments:
                 moments[chunk] = merge_all(torch.stack([moments[t.cut(layout.whole)] for t in _grid(chunk, TILE)]))
             leaves.append(moments[chunk])
-        return torch.stack(leaves) if leaves else torch.zeros(0, MOMENTS, dtype=torch.float64)
+        return torch.stack(leaves) if leaves else torch.zeros(0, MOMENTS, dtype=torch.float64, device="cpu")
 
 
 def _grid(run: Run, size: int) -> list[Run]:

@@ -79,7 +79,7 @@ def next_step(step: Tensor) -> Tensor:  # int64 []
 
 
 def _step_tensor(step: int | Tensor) -> Tensor:
-    return step if isinstance(step, Tensor) else torch.tensor(step, dtype=torch.int64)
+    return step if isinstance(step, Tensor) else torch.tensor(step, dtype=torch.int64, device="cpu")
 
 
 def normalize_grad(
@@ -101,7 +101,7 @@ def normalize_grad(
     checks.float_tensors("x", [x])
     state = checks.alpha_state(state, [x])
     arguments = (method, alpha, eps, max_norm, "fp32", "nearest", "none", 0, False, 0)
-    return _TreatGradient.apply(x, torch.zeros((), dtype=torch.int64), state, arguments, None)
+    return _TreatGradient.apply(x, torch.zeros((), dtype=torch.int64, device="cpu"), state, arguments, None)
 
 
 def quantize_grad(

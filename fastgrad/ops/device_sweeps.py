@@ -92,7 +92,7 @@ def cuda_dequantize(
 
 def _upload(plan: Any, device: torch.device) -> Tensor:
     """The plan's list on the device. torch keeps the pinned side until the copy is done."""
-    host = torch.empty(plan.upload_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    host = torch.empty(plan.upload_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda", device="cpu")
     plan.write_upload(host.data_ptr())
     if device.type == "cpu":
         return host

@@ -197,7 +197,7 @@ class AdamW(FusedOptimizer):
 
     def _new_state(self, parameter: Parameter, payload: Payload, group: dict) -> dict[str, Tensor]:
         block = self.block_of(parameter)
-        state = {"step": torch.zeros((), dtype=torch.float32)}
+        state = {"step": torch.zeros((), dtype=torch.float32, device="cpu")}
         rows = parameter.shape[0] if parameter.dim() > 1 else 1
         columns = parameter.numel() // rows if rows else 0
 
@@ -248,7 +248,7 @@ class AdamW(FusedOptimizer):
         check_states(
             lists["params"],
             {**lists, "grads": lists["params"], "row_sums": lists["none"], "column_sums": lists["none"]},
-            torch.tensor([[0.0, *group["betas"]] for group in self.param_groups]),
+            torch.tensor([[0.0, *group["betas"]] for group in self.param_groups], device="cpu"),
             plan.groups,
             "all",
         )
@@ -286,7 +286,7 @@ class AdamW(FusedOptimizer):
             torch._foreach_add_(taken, steps)
             return
         # As torch's own optimizers do, four times as fast as adding a number: that would be converted for each of them.
-        torch._foreach_add_(taken, torch.tensor(float(steps)), alpha=1.0)
+        torch._foreach_add_(taken, torch.tensor(float(steps), device="cpu"), alpha=1.0)
 
     def __repr__(self) -> str:
         blocks = "" if self.state_format in _PLAIN else f" in blocks of {self.state_block}"
@@ -307,7 +307,7 @@ def storage_order(parameter: Tensor) -> Tensor | None:
     if parameter.is_contiguous() or not (is_dense(parameter) and rows_are_outermost(parameter)):
         return None
     longer = [d for d in range(parameter.dim()) if parameter.shape[d] > 1]
-    return torch.tensor(sorted(longer, key=parameter.stride, reverse=True))
+    return torch.tensor(sorted(longer, key=parameter.stride, reverse=True), device="cpu")
 
 
 def _check_order(name: str, p: Tensor, state: dict) -> None:

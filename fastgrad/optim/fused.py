@@ -407,7 +407,7 @@ class FusedOptimizer(Optimizer):
             [0.0 if self.capturable and _in_memory(value, device) else float(value) for value in row] for row in rows
         ]
         if self._hyper_tensor is None or self._hyper_tensor.device != place or numbers != self._hyper_rows:
-            made = torch.tensor(numbers, dtype=torch.float64)
+            made = torch.tensor(numbers, dtype=torch.float64, device="cpu")
             if self.capturable and self._hyper_tensor is not None and self._hyper_tensor.shape == made.shape:
                 self._hyper_tensor = self._hyper_tensor.to(place).copy_(made)
             else:
@@ -430,7 +430,7 @@ class FusedOptimizer(Optimizer):
         q = shrinkage.projection(self.table[:-1, 8], self.table[:-1, 9])
         k = (1.0 / q).clamp(1.0 / LARGEST_COMPENSATION, LARGEST_COMPENSATION)
         known = dict(zip(self._progress.ids, torch.where(q > 0, k, LARGEST_COMPENSATION).tolist(), strict=True))
-        return torch.tensor([known.get(i, 1.0) for i in ids], dtype=torch.float64)
+        return torch.tensor([known.get(i, 1.0) for i in ids], dtype=torch.float64, device="cpu")
 
     # State that resumes
 

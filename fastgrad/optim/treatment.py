@@ -113,7 +113,7 @@ class Progress:
         # The step on the device, int64 [1], where steps can be captured: replays move it on, which `step` does not see.
         self.clock: Tensor | None = None
         self.skipped = 0
-        self.alpha_state = torch.zeros(2, dtype=torch.float64)
+        self.alpha_state = torch.zeros(2, dtype=torch.float64, device="cpu")
         self.table: Tensor | None = None
         self.ids: list[int] = []  # the parameters the table's rows belong to
 

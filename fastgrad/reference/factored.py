@@ -50,7 +50,8 @@ def factored_root(
     for means, totals, count in ((row_means, sums.rows, columns), (column_means, sums.columns, sums.whole_rows)):
         before = torch.zeros_like(totals) if first else means.double()
         means.copy_((before + (1.0 - beta2) * (totals / count - before)).clamp(max=FLT_MAX).float())
-    total = float(tree(column_means.double()[:, None], add, torch.zeros(1, dtype=torch.float64))[0]) / columns
+    nothing = torch.zeros(1, dtype=torch.float64, device="cpu")
+    total = float(tree(column_means.double()[:, None], add, nothing)[0]) / columns
     a = (square_root(row_means.double()) / math.sqrt(1.0 - power(beta2, age))).float()
     if total == 0.0:
         b = torch.ones_like(column_means)

@@ -62,7 +62,7 @@ def get_format(name: str | Format) -> Format:
 
 def f32(value: float) -> Tensor:
     """A float64 number rounded to float32, a 0-dim tensor: no operation sees it in another precision."""
-    return torch.tensor(value, dtype=torch.float64).to(torch.float32)
+    return torch.tensor(value, dtype=torch.float64, device="cpu").to(torch.float32)
 
 
 def exp2_f32(exponent: Tensor) -> Tensor:

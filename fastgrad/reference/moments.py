@@ -71,7 +71,7 @@ def tiles_to_tensor(leaves: Tensor, merge: Merge, empty: Tensor) -> Tensor:
 
 def empty_moments() -> Tensor:
     """The moments of nothing."""
-    return torch.tensor([0.0, 0.0, 0.0, torch.inf, -torch.inf, 0.0], dtype=torch.float64)
+    return torch.tensor([0.0, 0.0, 0.0, torch.inf, -torch.inf, 0.0], dtype=torch.float64, device="cpu")
 
 
 def merge(a: Tensor, b: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ def merge_all(many: Tensor) -> Tensor:
 
 def shrinkage_sums(y: Tensor, q: Tensor) -> Tensor:
     """float64 `(sum y*y, sum y*q, sum q*q)` over the finite y of a flat float32 tensor (section 8)."""
-    none = torch.zeros(3, dtype=torch.float64)
+    none = torch.zeros(3, dtype=torch.float64, device="cpu")
     if y.numel() == 0:
         return none
     finite = torch.isfinite(y)

@@ -111,6 +111,6 @@ def coefficients(
                 a_i = min(1.0 / spread, LARGEST_FACTOR) if spread > 0 else LARGEST_FACTOR
         a.append(a_i)
         c.append(c_i)
-    a32, c32 = (torch.tensor(values, dtype=torch.float64).to(torch.float32) for values in (a, c))
-    common32 = torch.tensor(common, dtype=torch.float64).to(torch.float32).item()
+    a32, c32 = (torch.tensor(values, dtype=torch.float64, device="cpu").to(torch.float32) for values in (a, c))
+    common32 = torch.tensor(common, dtype=torch.float64, device="cpu").to(torch.float32).item()
     return Coefficients(a32, c32, common32, state)

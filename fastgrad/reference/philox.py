@@ -57,7 +57,7 @@ def noise16(seed: int, stream: int, n: int, first_tile: int = 0) -> Tensor:
     tiles = (n + 1023) // 1024
     first = (first_tile * 128) & _MASK64
     # int64 addition wraps modulo 2^64, so an unsigned start beyond 2^63 goes in as its two's complement
-    k = torch.arange(tiles * 128, dtype=torch.int64) + (first - (1 << 64) if first >> 63 else first)
+    k = torch.arange(tiles * 128, dtype=torch.int64, device="cpu") + (first - (1 << 64) if first >> 63 else first)
     constant = torch.zeros_like(k)
     words = philox4x32(
         k & _MASK32,

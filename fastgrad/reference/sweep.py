@@ -92,7 +92,7 @@ def sweep(
     ]
 
     # Moments, of the tensors and of the list
-    table = torch.zeros(count + 1, COLUMNS, dtype=torch.float64)
+    table = torch.zeros(count + 1, COLUMNS, dtype=torch.float64, device="cpu")
     table[:, [A, SCALE, K]] = 1.0
     current_scale = scale == "tensor" and given_scales is None and lagged is None and fmt.name != "fp32"
     per_row: dict[int, Tensor] = {}
@@ -127,7 +127,7 @@ def sweep(
         state=(0.0, 0.0) if state is None else tuple(state.tolist()),
     )
     if state is not None:
-        state.copy_(torch.tensor(maps.state, dtype=torch.float64))
+        state.copy_(torch.tensor(maps.state, dtype=torch.float64, device="cpu"))
     table[:count, A], table[:count, C] = maps.a.double(), maps.c.double()
     table[count, A] = maps.whole
 
@@ -148,7 +148,7 @@ def sweep(
         offset = 0 if offsets is None else offsets[i]
         lead, first_tile = offset % 1024, offset // 1024
         q = y
-        s = torch.ones(scaling.block_count(n, block) if scale == "block" else 1)
+        s = torch.ones(scaling.block_count(n, block) if scale == "block" else 1, device="cpu")
         if quantized[i]:
             if given_scales is not None and scale != "none":
                 s = given_scales[i]
@@ -222,7 +222,7 @@ def sweep(
 
 def list_row(rows: Tensor, normalized: list[bool], factor: float = 1.0) -> Tensor:
     """The list's row [16] from those of its tensors [T, 16], T > 0 (section 10); factor: alpha or the clip factor."""
-    row = torch.zeros(COLUMNS, dtype=torch.float64)
+    row = torch.zeros(COLUMNS, dtype=torch.float64, device="cpu")
     row[:A] = _whole(rows[:, :A], normalized)
     row[NONFINITE] = rows[:, NONFINITE].sum()
     row[SUM_YY:SCALE] = _sums_of_list(rows)
@@ -262,7 +262,7 @@ def _whole(own: Tensor, normalized: list[bool]) -> Tensor:
     """
     if not any(normalized):
         return merge_all(own)
-    return merge_all(torch.where(torch.tensor(normalized)[:, None], own, empty_moments()))
+    return merge_all(torch.where(torch.tensor(normalized, device="cpu")[:, None], own, empty_moments()))
 
 
 def _row_means(per_row: Tensor) -> Tensor:
