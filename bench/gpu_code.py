@@ -18,7 +18,7 @@ from bench.sass import gate, markdown, ops, report, sources, tools
 from bench.sass.roofline import Reading, read
 
 BUILD = tools.ROOT / "build" / "gpu_code"
-PAGE = tools.ROOT / "docs" / "gpu_code.md"
+PAGE = tools.ROOT / "build" / "gpu_code.md"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     a.add_argument("--formats", type=formats, default=sources.FORMATS, help="of the shipped kernels; default all")
     a.add_argument("--only", choices=("wrappers", "shipped", "triton"), help="read these only, and write no page")
     a.add_argument("--json", type=Path, help="where to store everything that was read")
-    a.add_argument("--out", type=Path, default=PAGE, help="the page (default docs/gpu_code.md)")
+    a.add_argument("--out", type=Path, default=PAGE, help="the page (default build/gpu_code.md)")
     a.add_argument("--strict", action="store_true", help="a miss fails, too")
     a.add_argument("--file", type=Path, help="read this .cu file only, and print everything")
     a.add_argument("--kernel", default="", help="with --file: a pattern of the names to print")

@@ -24,7 +24,7 @@ METHOD = """\
 floor is the fastest of several plain C++ loops that move the same bytes (`bench/floors.cpp`: ordinary and
 streaming stores, several orders of work), in the same run, on the same tensors, with the same number of
 threads. They round nothing and draw no random numbers, so 1.0 is the speed of memory (or of the cache,
-where the list fits into it) and not of an algorithm.
+where the list fits into it) and not of an algorithm. It is measured, not a lower bound: a ratio may lie below 1.
 
 A contestant is a whole call as a user writes it: Python, the dispatcher, the outputs it allocates. Every
 one is checked against float64 first and is not timed if it fails (a std from `torch._foreach_norm` may be
@@ -33,7 +33,7 @@ name what is missing, and that part which it does was checked. Then contestants 
 (those of AdamW, which hold much, run one after another). A sample is the mean of at least 0.05 s of calls
 (one call, if that takes longer), after one that is not timed; the tables show the median of the samples
 and their quartiles. Slow calls get two samples. A sample during which other processes used more than 10 %
-of the CPUs is dropped and taken again; *disturbed* counts those that stayed disturbed. GB/s is by the
+of the CPUs is dropped and taken again; where some stayed disturbed, the last column says how many. GB/s is by the
 bytes stated beside the title. Memory that a contestant frees stays with the process where jemalloc is installed
 (`bench/allocator.py` says why; `--malloc system` does without).
 
@@ -105,9 +105,9 @@ def tables(record: Record, results: Iterable[Result] | None = None) -> list[str]
 
 
 def markdown(record: Record, plot: str | None = None) -> str:
-    lines = ["# Benchmarks", "", METHOD, "", "```", record["command"]]
+    lines = ["# Benchmarks", "", METHOD, "", "```", f"{record['command']} --json build/bench.json"]
     lines += [
-        "python -m bench.report FILE.json --out docs/benchmarks.md --plot docs/benchmarks.png",
+        "python -m bench.report build/bench.json --out docs/benchmarks.md --plot docs/benchmarks.png",
         "```",
         "",
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.cached import instructions_alone
 from bench.results import Record, Result, fastest_floor, groups, milliseconds, place_of
 
-BEGIN, END = "<!-- speed: made by `make bench` -->", "<!-- speed: end -->"
+BEGIN, END = "<!-- speed: made by `make bench-docs` -->", "<!-- speed: end -->"
 
 # row of the benchmark -> what it is called here, which of our calls, the time / floor that is wanted: 1.15, and 1.3
 # where every element needs noise.

@@ -188,6 +188,10 @@ def test_contraction_fails(kernels, tmp_path):
     assert "fma.rn.f32" in found and "contracted" in found
 
 
+def test_the_page_is_written_to_build_unless_told_otherwise():
+    assert gpu_code.parser().parse_args([]).out == ROOT / "build" / "gpu_code.md"
+
+
 @needs_nvcc
 def test_a_file_and_the_page(tmp_path, monkeypatch, capsys):
     source = tmp_path / "gpu_ops.cu"

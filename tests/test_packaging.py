@@ -88,6 +88,24 @@ def test_hosted_workflow_runs_what_ci_runs():
             assert os.access(ROOT / program, os.X_OK), command
 
 
+def test_make_writes_tables_to_build_unless_they_are_of_the_documentation(tmp_path):
+    def asked(*words: str) -> str:
+        return run("make", "-n", f"VENV={tmp_path}", *words).stdout
+
+    assert "--out build/benchmarks.md" in asked("bench") and "docs/" not in asked("bench") + asked("gpu-check")
+    assert "--summary README.md" in asked("bench-docs") and "--out docs/gpu_code.md" in asked("gpu-docs")
+    assert "'.[peers]'" not in asked("bench") and "FASTGRAD_CUDA=0" in asked("bench", "PEERS=1")
+    assert "'.[peers]'" in asked("bench", "PEERS=1")
+
+
+def test_make_says_which_python_it_wants(tmp_path):
+    old = tmp_path / "old"
+    old.write_text(f'#!/bin/sh\nshift; exec {sys.executable} -c "import sys; sys.version_info = (3, 10, 0); $1"\n')
+    old.chmod(0o755)
+    done = run("make", f"PYTHON={old}", f"VENV={tmp_path / 'new'}", f"{tmp_path / 'new'}/installed")
+    assert done.returncode != 0 and "make wants Python 3.11 or later" in done.stdout
+
+
 def test_the_source_distribution_is_told_every_folder_that_building_and_testing_need():
     """Of the folders in the tree each is a package, grafted, or named here with the reason to leave it out."""
     manifest = (ROOT / "MANIFEST.in").read_text()

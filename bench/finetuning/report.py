@@ -19,9 +19,9 @@ tier. *held-out* is the mean cross-entropy in nats over all {held_out} held-out 
 *ratio* is the mean over seeds over that of {reference}.
 
 All tiers multiply matrices in bf16: fp32 weights through autocast, which leaves the residual stream and the norms in
-float32. Tiers with narrower weights compute as they do in the table of memory, everything in bf16 but the loss, so
-the difference in arithmetic counts against them. The learning rate of the tiers with a first moment is the best of
-the reference's sweep; a tier without one has a sweep of its own."""
+float32. Tiers with bf16 or int8 weights compute everything but the loss in bf16, as in the table of memory below; what
+that coarser arithmetic costs in loss is part of their figures. The learning rate of the tiers with a first moment is
+the best of the reference's sweep; a tier without one has a sweep of its own."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def markdown(runs: list[Run], sweeps: list[Run], plot: str | None) -> str:
         data = "findings and impression of the Open-i chest X-ray reports, each text once"
     source = settings["source"]
     if source == "smollm2-135m":
-        source = "SmolLM2-135M-Instruct (dequantized from Q4_1: the package that holds it has no other)"
+        source = "SmolLM2-135M-Instruct (read from a Q4_1 file of 4 bits, the only one in the package that holds it)"
     data += f", split by report ({windows['train']} windows to train, {windows['validation']} to validate)"
     method = METHOD.format(
         **{k: settings[k] for k in ("length", "batch", "steps", "warmup")}, source=source, data=data, floor=FLOOR,

@@ -1,4 +1,4 @@
-"""docs/gpu_code.md and its JSON."""
+"""The page about the GPU code (docs/gpu_code.md) and its JSON."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def fail(error: UsageError | ModuleNotFoundError) -> None:
     if isinstance(error, ModuleNotFoundError):
         if error.name is None or error.name.startswith("fastgrad"):
             raise error  # a fault of ours, not a package that was left out
-        error = UsageError(f"{error.name} is not installed: pip install 'fastgrad[cifar]'")
+        error = UsageError(f"{error.name} is not installed: pip install -e '.[cifar]' in the clone")
     # markup=False: a path may hold square brackets
     Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
     raise typer.Exit(2)

@@ -98,7 +98,7 @@ def report(
 
         page = write(folders, out, title=title, images=images)
     except ImportError as error:
-        raise DataError(f"report: expected {error.name}; pip install 'fastgrad[medclm-eval]'") from error
+        raise DataError(f"report: expected {error.name}; pip install -e '.[medclm-eval]' in the clone") from error
     typer.echo(str(page))
 
 

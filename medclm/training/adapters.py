@@ -21,7 +21,7 @@ def add_adapters(model: PreTrainedModel, rank: int, seed: int) -> nn.Module:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise DataError("lora: expected peft (pip install 'fastgrad[medclm-train]')") from error
+        raise DataError("lora: expected peft (pip install -e '.[medclm-train]' in the clone)") from error
     decoder = model.get_decoder()
     inside = {id(module) for module in decoder.modules()}
     targets = [name for name, module in model.named_modules() if id(module) in inside and isinstance(module, nn.Linear)]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import fastgrad
 
-accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: pip install .[integrations]")
+accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e .[integrations]")
 
 from accelerate import Accelerator  # noqa: E402
 

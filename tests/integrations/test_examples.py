@@ -42,7 +42,7 @@ def test_example(command, tmp_path):
     """Runs in a folder of its own, on one thread, without a network; the loss goes down."""
     for name in NEEDS[command.partition(" ")[0]]:
         if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed: pip install .[integrations]")
+            pytest.skip(f"{name} is not installed: pip install -e .[integrations]")
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import fastgrad
 
-pytest.importorskip("lightning", reason="lightning is not installed: pip install .[integrations]")
+pytest.importorskip("lightning", reason="lightning is not installed: pip install -e .[integrations]")
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint

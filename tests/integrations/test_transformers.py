@@ -13,8 +13,10 @@ from kept_bits import kept_tensors
 import fastgrad
 from fastgrad.weights import Int8Weight
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install .[integrations]")
-pytest.importorskip("accelerate", reason="accelerate is not installed: pip install .[integrations]")
+transformers = pytest.importorskip(
+    "transformers", reason="transformers is not installed: pip install -e .[integrations]"
+)
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e .[integrations]")
 
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments  # noqa: E402
 

@@ -90,7 +90,8 @@ def problem(words: list[str]) -> str | None:
         return _typer_problem(program, rest)
     if program == "make":
         makefile = (ROOT / "Makefile").read_text()
-        return next((f"no target {t}" for t in rest if not re.search(rf"^{t}:", makefile, re.MULTILINE)), None)
+        targets = [word for word in rest if "=" not in word]  # others are variables
+        return next((f"no target {t}" for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)), None)
     if program in ("python", "torchrun"):
         rest = rest[rest.index("-m") :] if "-m" in rest else [w for w in rest if w.endswith(".py")]
         name = rest[1] if rest[:1] == ["-m"] else rest[0]
