@@ -95,7 +95,7 @@ def adamw_step_(
     device = params[0].device if params else None
     checks.float_tensors("grads", grads, device)
     checks.hyper_rows(hyper, groups, count)
-    empty = [torch.empty(0, device=device)] * count
+    empty = [torch.empty(0, dtype=torch.float32, device=device)] * count
     lists = {
         "grads": grads,
         "param_scales": param_scales or empty,

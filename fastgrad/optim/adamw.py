@@ -248,7 +248,7 @@ class AdamW(FusedOptimizer):
         check_states(
             lists["params"],
             {**lists, "grads": lists["params"], "row_sums": lists["none"], "column_sums": lists["none"]},
-            torch.tensor([[0.0, *group["betas"]] for group in self.param_groups], device="cpu"),
+            torch.tensor([[0.0, *group["betas"]] for group in self.param_groups], dtype=torch.float64, device="cpu"),
             plan.groups,
             "all",
         )
@@ -286,7 +286,7 @@ class AdamW(FusedOptimizer):
             torch._foreach_add_(taken, steps)
             return
         # As torch's own optimizers do, four times as fast as adding a number: that would be converted for each of them.
-        torch._foreach_add_(taken, torch.tensor(float(steps), device="cpu"), alpha=1.0)
+        torch._foreach_add_(taken, torch.tensor(float(steps), dtype=torch.float32, device="cpu"), alpha=1.0)
 
     def __repr__(self) -> str:
         blocks = "" if self.state_format in _PLAIN else f" in blocks of {self.state_block}"

@@ -50,4 +50,4 @@ def local_of(t: Tensor) -> Tensor:
 
 def none_like(t: Tensor) -> Tensor:
     """What stands for a state that a parameter does not have."""
-    return torch.empty(0, device=t.device)
+    return torch.empty(0, dtype=torch.float32, device=t.device)

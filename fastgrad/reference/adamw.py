@@ -188,7 +188,7 @@ def _is_plain(stored: Tensor) -> bool:
 def _load_first(states: States, i: int, n: int, first: bool) -> Tensor:
     stored = states.exp_avgs[i]
     if first:
-        return torch.zeros(n, device="cpu")
+        return torch.zeros(n, dtype=torch.float32, device="cpu")
     if _is_plain(stored):
         return stored.float()
     fmt = formats.get_format(states.first_format(i))
@@ -213,7 +213,7 @@ def _store_first(m: Tensor, states: States, i: int, noise: Tensor) -> None:
 def _load_second(states: States, i: int, n: int, first: bool) -> Tensor:
     stored = states.exp_avg_sqs[i]
     if first:
-        return torch.zeros(n, device="cpu")
+        return torch.zeros(n, dtype=torch.float32, device="cpu")
     if _is_plain(stored):
         return stored.float()
     codes = stored.to(torch.int32)

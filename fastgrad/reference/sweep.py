@@ -148,10 +148,11 @@ def sweep(
         offset = 0 if offsets is None else offsets[i]
         lead, first_tile = offset % 1024, offset // 1024
         q = y
-        s = torch.ones(scaling.block_count(n, block) if scale == "block" else 1, device="cpu")
+        scale_count = scaling.block_count(n, block) if scale == "block" else 1
+        s = torch.ones(scale_count, dtype=torch.float32, device="cpu")
         if quantized[i]:
             if given_scales is not None and scale != "none":
-                s = given_scales[i]
+                s = given_scales[i].reshape(-1)
             elif scale == "block":
                 s = scaling.scale_from_absmax(scaling.block_absmax(y, block), fmt, pow2)
             elif scale == "tensor":

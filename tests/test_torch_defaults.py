@@ -1,9 +1,10 @@
-"""torch.set_default_device moves what a program makes without naming a device. What the library makes for itself stays
-where its kernels read it. The other device is `meta`, which every build has: whatever lands there has no values."""
+"""torch.set_default_device and set_default_dtype change what a program makes without naming them. What the library makes
+for itself stays what its kernels read. The other device is `meta`, which every build has: nothing there has values."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 from pathlib import Path
 
 import contract_backends
@@ -55,12 +56,15 @@ def test_every_tensor_is_made_on_a_named_device(folder):
     assert found == ({"fastgrad.nn": buffers} if folder == "fastgrad" else {})
 
 
+PLACE = {"device": "cpu", "dtype": torch.float32}
+
+
 def randn(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, device="cpu", generator=torch.Generator().manual_seed(sum(shape)))
+    return torch.randn(*shape, dtype=torch.float32, device="cpu", generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def network() -> nn.Sequential:
-    made = nn.Sequential(nn.Linear(24, 200, device="cpu"), nn.GELU(), nn.Linear(200, 8, device="cpu"))
+    made = nn.Sequential(nn.Linear(24, 200, **PLACE), nn.GELU(), nn.Linear(200, 8, **PLACE))
     with torch.no_grad():
         for p in made.parameters():
             p.copy_(randn(*p.shape) / 10)
@@ -131,7 +135,7 @@ def quantized_and_back() -> list[torch.Tensor]:
 
 
 def int8_weights() -> list[torch.Tensor]:
-    model = nn.Sequential(nn.Linear(128, 128, device="cpu"))
+    model = nn.Sequential(nn.Linear(128, 128, **PLACE))
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(randn(*p.shape))
@@ -176,17 +180,26 @@ WORK = {
 }
 
 
+@contextlib.contextmanager
+def default(other: object):
+    if isinstance(other, torch.dtype):
+        torch.set_default_dtype(other)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+    else:
+        with torch.device(other):
+            yield
+
+
+@pytest.mark.parametrize("other", ("meta", torch.float64, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("engine", ("kernels", "references"))
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
-def test_results_do_not_depend_on_the_default_device(work):
-    usual = work()
-    with torch.device("meta"):
-        other = work()
-    assert usual and all(map(torch.equal, usual, other))
-
-
-@pytest.mark.parametrize("work", ("moments", "quantize", "clip", "centralize", "adamw int8", "adamw factored"))
-def test_nor_do_those_of_the_references(work):
-    with contract_backends.reference_running():
-        usual = WORK[work]()
-        with torch.device("meta"):
-            assert all(map(torch.equal, usual, WORK[work]()))
+def test_results_do_not_depend_on_defaults(work, engine, other):
+    with contract_backends.reference_running() if engine == "references" else contextlib.nullcontext():
+        usual = work()
+        with default(other):
+            found = work()
+    assert usual and all(map(torch.equal, usual, found))
+    assert [t.dtype for t in usual] == [t.dtype for t in found]
