@@ -1,4 +1,4 @@
-"""torch.set_default_device and set_default_dtype change what a program makes without naming them. What the library makes
+"""torch.set_default_device and set_default_dtype change what programs make without naming them. What the library makes
 for itself stays what its kernels read. The other device is `meta`, which every build has: nothing there has values."""
 
 from __future__ import annotations
