@@ -37,7 +37,7 @@ def log64(x):
     b = x.to(tl.int64, bitcast=True)
     k = (b >> 52) - 1022
     f = double_of((b & FRACTION) | 0x3FE0000000000000)
-    low = f < 0.7071067811865476
+    low = (b & FRACTION) < 0x6A09E667F3BCD  # f < sqrt(1/2), whose literal Triton 3.8 would round to float32 here
     f, k = tl.where(low, f * 2.0, f), tl.where(low, k - 1, k)
     u = (f - 1.0) / (f + 1.0)
     square = u * u

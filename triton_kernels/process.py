@@ -129,7 +129,8 @@ def process_kernel(
         if ALIGNED:
             begin = tl.multiple_of(begin, 32)
         tile += offset // TILE
-    count = tl.minimum(n - first, TILES * TILE - begin).to(tl.int32)
+    # The tensor first: in Triton 3.8's interpreter a constant minus a tensor is taken for a constant.
+    count = tl.minimum(n - first, -begin + TILES * TILE).to(tl.int32)
     full = count == TILES * TILE
     at = element_numbers(TILES) - begin
     exists = inside(at, count)
