@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastgrad
-from bench import sections
+from bench import machine, sections
 from bench.peak import peak_bytes
 from fastgrad.activations import SAVED_FORMATS, compress_saved_tensors
 from fastgrad.cifar import models
@@ -166,8 +166,8 @@ def main(argv: list[str] | None = None) -> int:
         lines += [*table(name, options.repeats), ""]
     print("\n".join(lines), flush=True)
     if options.out:
-        command = "python -m bench.activations --out docs/memory.md"
-        sections.replace(options.out, "activations", "\n".join([*lines, "```", command, "```"]), "Memory")
+        lines += [machine.sentence(), "", "```", "python -m bench.activations --out docs/memory.md", "```"]
+        sections.replace(options.out, "activations", "\n".join(lines), "Memory")
     return 0
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastgrad
-from bench import sections
+from bench import machine, sections
 from bench.activations import seconds
 from bench.peak import peak_bytes
 
@@ -99,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         lines += [*table(options.tokens, options.words, options.features, dtype, options.repeats), ""]
     print("\n".join(lines), flush=True)
     if options.out:
-        command = "python -m bench.cross_entropy --out docs/memory.md"
-        sections.replace(options.out, "cross entropy", "\n".join([*lines, "```", command, "```"]), "Memory")
+        lines += [machine.sentence(), "", "```", "python -m bench.cross_entropy --out docs/memory.md", "```"]
+        sections.replace(options.out, "cross entropy", "\n".join(lines), "Memory")
     return 0
 
 

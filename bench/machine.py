@@ -82,6 +82,18 @@ def description() -> dict[str, str]:
     }
 
 
+def table(described: dict[str, str]) -> list[str]:
+    """A description, as lines of markdown."""
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in described.items())]
+
+
+def sentence() -> str:
+    """The least that has to stand beside a number."""
+    d = description()
+    when = time.strftime("%Y-%m-%d", time.gmtime())
+    return f"Measured {when} on {d['cpu']}; kernels {d['fastgrad kernels']}; torch {d['torch']}, fastgrad {d['fastgrad']}."
+
+
 def load_average() -> str:
     return " ".join(_read("/proc/loadavg").split()[:3]) or "unknown"
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench import machine
 from bench.cached import CACHED, instructions_alone, is_cached
 from bench.compare import compare
 from bench.results import PLACE, Record, Result, fastest_floor, groups, key, milliseconds, noise, setting
@@ -112,12 +113,7 @@ def markdown(record: Record, plot: str | None = None) -> str:
         "",
     ]
     lines += [f"Measured {record['date']}, in {record.get('seconds', 0) / 60:.0f} minutes, on:", ""]
-    lines += [
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in record["machine"].items()),
-        "",
-    ]
+    lines += [*machine.table(record["machine"]), ""]
     for place, part in noise(record).items():
         if place[0] in CACHED:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench import machine
 from bench.memory_tiers.contestants import CONTESTANTS
 from bench.memory_tiers.resident import MALLOC
 from bench.memory_tiers.shapes import SHAPES
@@ -93,6 +94,5 @@ def markdown(record: dict) -> str:
     versions = {name: v for r in results if not r["failed"] for name, v in r["versions"].items()}
     lines += ["```", *record["commands"], "python -m bench.memory report FILE.json --out docs/memory.md", "```", ""]
     lines += [", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".", ""]
-    lines += [f"Measured {record['date']} on:", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in record["machine"].items()]
+    lines += [f"Measured {record['date']} on:", "", *machine.table(record["machine"])]
     return "\n".join(lines)
