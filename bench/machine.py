@@ -90,8 +90,8 @@ def table(described: dict[str, str]) -> list[str]:
 def sentence() -> str:
     """The least that has to stand beside a number."""
     d = description()
-    when = time.strftime("%Y-%m-%d", time.gmtime())
-    return f"Measured {when} on {d['cpu']}; kernels {d['fastgrad kernels']}; torch {d['torch']}, fastgrad {d['fastgrad']}."
+    versions = f"kernels {d['fastgrad kernels']}; torch {d['torch']}, fastgrad {d['fastgrad']}"
+    return f"Measured {time.strftime('%Y-%m-%d', time.gmtime())} on {d['cpu']}; {versions}."
 
 
 def load_average() -> str:
