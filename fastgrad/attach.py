@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fastgrad.ops import checks
 from fastgrad.ops.normalize_quantize import Alpha, normalize_quantize_, resolve_alpha
 from fastgrad.ops.sweeps import NORMALIZE
 from fastgrad.optim.payload import is_sharded, local_of
@@ -55,7 +56,8 @@ def attach(
     holds the treated gradient afterwards. Works through the step pre-hook; with ``step(closure)`` gradients are treated
     each time the optimizer has evaluated the closure. LBFGS, whose line search compares such evaluations, is refused.
     With a GradScaler call ``scaler.unscale_`` first where the optimizer would unscale inside its own fused step.
-    Gradients of ``fully_shard`` are treated with the statistics of the whole tensors.
+    Gradients of ``fully_shard`` are treated with the statistics of the whole tensors. With neither normalize nor
+    grad_format gradients stay as they are, and are measured: for :class:`fastgrad.Monitor`, or ``nonfinite="error"``.
 
     The handle has ``detach()``, ``table``, ``add_observer`` (for :class:`fastgrad.Monitor`) and a state_dict.
     """
@@ -83,7 +85,7 @@ class Attached:
 
     def __init__(self, optimizer: Optimizer, treatment: Treatment) -> None:
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
+            raise TypeError(f"optimizer: expected a torch.optim.Optimizer, got {checks.type_name(optimizer)}")
         if treatment.compensate is not None:
             raise ValueError("compensate: the step belongs to the attached optimizer; use fastgrad.optim.SGD")
         if isinstance(optimizer, torch.optim.LBFGS):

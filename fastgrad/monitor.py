@@ -18,6 +18,7 @@ from fastgrad import monitor_files, monitor_tensorboard
 from fastgrad.monitor_names import ALL, LayerNames
 from fastgrad.monitor_quantities import QUANTITIES, check_quantity, measure, measure_with_list, summary
 from fastgrad.monitor_ring import Ring
+from fastgrad.ops import checks
 from fastgrad.shrinkage import COLUMNS, column
 
 _PENDING = 64  # device tables held before one transfer
@@ -69,7 +70,7 @@ class Monitor:
         if not callable(getattr(source, "add_observer", None)):
             raise TypeError(
                 "Monitor: source must have add_observer (fastgrad.optim.SGD, the handle of fastgrad.attach), "
-                f"got {type(source).__name__}"
+                f"got {checks.type_name(source)}"
             )
         self._every = every
         self._ring = Ring(capacity)
@@ -117,9 +118,9 @@ class Monitor:
         check_quantity(quantity, "series")
         self._flush()
         if layer is not None and layer != ALL and layer not in self._rows:
-            raise ValueError(
-                f"Monitor.series: layer must be None or one of {', '.join(self.layers)}, got {layer!r}"
-            )
+            if not self._rows:
+                raise ValueError(f"Monitor.series: no step was recorded yet, so there is no layer, got {layer!r}")
+            raise ValueError(f"Monitor.series: layer must be None or one of {', '.join(self.layers)}, got {layer!r}")
         # The noise variance of the list needs the layers.
         order = self._order() if layer in (None, ALL) else [self._rows[layer]]
         formula = measure_with_list if layer in (None, ALL) else measure

@@ -8,6 +8,8 @@ from typing import Any
 from torch.nn import Parameter
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fastgrad.ops import checks
+
 ALL = "(all)"  # the layer name of the list row
 
 
@@ -68,5 +70,5 @@ def _pairs(named_parameters: Any) -> list[tuple[str, Parameter]]:
     except (TypeError, ValueError) as error:
         raise TypeError(
             "Monitor: named_parameters must be pairs (name, Parameter), as model.named_parameters() gives, "
-            f"got {type(named_parameters).__name__}"
+            f"got {checks.type_name(named_parameters)}"
         ) from error

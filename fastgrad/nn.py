@@ -45,7 +45,7 @@ class TreatGradient(nn.Module):
         self.normalize = normalize or "none"
         self.grad_format = grad_format or "fp32"
         checks.one_of("grad_format", self.grad_format, FORMATS)
-        checks.normalizer(self.normalize, alpha, "normalize")
+        checks.normalizer(self.normalize, alpha, name="normalize")
         scale = default_scale(self.grad_format) if scale is None else scale
         checks.quantizer(self.grad_format, rounding, scale, block)
         self.options: dict[str, Any] = dict(

@@ -242,7 +242,7 @@ def _all(optimizer: FusedOptimizer) -> list[Parameter]:
 
 def _check(model: nn.Module, optimizer: FusedOptimizer, accumulate: int, accumulate_format: str) -> None:
     if not isinstance(optimizer, FusedOptimizer):
-        raise TypeError(f"optimizer: expected one of fastgrad.optim, got {type(optimizer).__name__}")
+        raise TypeError(f"optimizer: expected one of fastgrad.optim, got {checks.type_name(optimizer)}")
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise TypeError(
             "model: DistributedDataParallel reduces gradients after they would have been released; use fully_shard"

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["COLUMNS", "column", "cosine", "noise_variance", "norm", "norm_ratio", "projection", "q", "std"]
+
 # fmt: off
 COLUMNS = (
     "n", "mean", "m2", "min", "max", "nonfinite", "a", "c",
@@ -26,9 +28,18 @@ def column(
     table: Tensor,  # [..., 16]
     name: str,
 ) -> Tensor:  # [...], a view
-    """``table[..., COLUMNS.index(name)]``; a name that is no column is a ValueError listing the columns."""
+    """``table[..., COLUMNS.index(name)]``; a name that is no column is a ValueError listing the columns.
+
+    A ValueError, too, where the table is another one, such as that of :func:`fastgrad.gradient_moments`.
+    """
     if name not in COLUMNS:
         raise ValueError(f"column: name must be one of {', '.join(COLUMNS)}, got {name!r}")
+    shape = list(getattr(table, "shape", ()))
+    if not shape or shape[-1] != len(COLUMNS):
+        got = f"{table.dtype} {shape}" if isinstance(table, Tensor) else type(table).__name__
+        raise ValueError(
+            f"table: expected float64 [T+1, {len(COLUMNS)}], as of quantize, normalize_quantize_ or a step, got {got}"
+        )
     return table[..., COLUMNS.index(name)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from fastgrad.ops import quantize as _  # noqa: F401  (declares the op)
 from fastgrad.ops.sweeps import BLOCKS, DTYPES
+
+__all__ = ["Int8Weight", "dense_state_dict", "quantize_weights_"]
 
 _CUTS = {torch.chunk, torch.split, torch.tensor_split, Tensor.chunk, Tensor.split, Tensor.narrow, torch.narrow}
 _NOT_SHARDED = (
@@ -327,17 +330,19 @@ def quantize_weights_(
 
     model: its ``nn.Linear`` and ``nn.Embedding`` layers are treated, of them those for which ``eligible(name, module)``
         holds. Rows must be whole multiples of 16 elements; layers with others stay as they are. Tied weights stay tied.
-        The dense weight of one layer at a time exists, in forward and backward.
+        The dense weight of one layer at a time exists, in forward and backward. A warning says why, if there is none
+        to treat.
     format: ``"int8"``.
 
     Train with :class:`fastgrad.optim.AdamW`: the update is rounded stochastically into the codes, no float copy exists.
     """
     if format != "int8":
         raise ValueError(f"format: expected 'int8', got {format!r}")
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))]
     chosen = [
         (f"{name}.weight" if name else "weight", module)
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Embedding)) and (eligible is None or eligible(name, module))
+        for name, module in layers
+        if eligible is None or eligible(name, module)
     ]
     for name, module in chosen:
         if hasattr(module.weight, "to_local"):  # a DTensor
@@ -355,6 +360,16 @@ def quantize_weights_(
             dense.append(weight)
         module.weight = made[id(weight)]
         names.append(name)
+    # A model that is converted once more or module by module, its norms too, has nothing to be told.
+    converted = any(isinstance(module.weight, Int8Weight) for name, module in layers)
+    if not converted and (layers or any(model.children())):
+        why = f"eligible chose none of its {len(layers)} linear layers and embeddings"
+        if not layers:
+            why = "it has no nn.Linear and no nn.Embedding"
+        elif chosen:
+            name, module = chosen[0]
+            why = f"expected rows of whole multiples of 16 elements, got {name} {list(module.weight.shape)}"
+        warnings.warn(f"quantize_weights_: the model has no weight in int8: {why}", stacklevel=2)
     return names
 
 

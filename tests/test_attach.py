@@ -106,6 +106,18 @@ def test_monitor_listens_to_the_handle():
     assert 0.9 < monitor.latest()["q_mean"] < 1.1
 
 
+def test_without_a_treatment_it_measures():
+    model = linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = fastgrad.attach(optimizer)
+    monitor = fastgrad.Monitor(handle, model.named_parameters())
+    backward(model, 0)
+    before = model.weight.grad.clone()
+    optimizer.step()
+    assert torch.equal(model.weight.grad.view(torch.int32), before.view(torch.int32))
+    assert float(monitor.series("weight", "norm")[1]) == pytest.approx(float(before.double().norm()), rel=1e-6)
+
+
 def test_refusals_say_why():
     model = linear()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -9,7 +9,7 @@ import torch
 from contract_bits import assert_same_bits
 
 import fastgrad
-from fastgrad.ops import sweeps
+from fastgrad.ops import checks, sweeps
 
 F64 = torch.float64
 LISTS = ("gradient_moments", "quantize", "normalize_", "normalize_quantize_", "sgd_step_")
@@ -90,7 +90,7 @@ def test_mixed_devices(op):
 
 CHOICES = {
     "method": (("normalize_", "normalize_quantize_", "sgd_step_"), sweeps.METHODS),
-    "alpha": (("normalize_", "normalize_quantize_", "sgd_step_"), sweeps.ALPHAS),
+    "alpha": (("normalize_", "normalize_quantize_", "sgd_step_"), checks.RULES),
     "format": (("quantize", "normalize_quantize_", "sgd_step_"), sweeps.FORMATS),
     "rounding": (("quantize", "normalize_quantize_", "sgd_step_"), sweeps.ROUNDINGS),
     "scale": (("quantize", "normalize_quantize_", "sgd_step_"), sweeps.SCALES),
@@ -104,6 +104,46 @@ CHOICES = {
 def test_unknown_choice(name, op):
     t = x()
     refused(lambda: call(op, [t], **{name: "nonsense"}), name, "'nonsense'", *CHOICES[name][1], writes=[t])
+
+
+GIVEN_FACTOR = {
+    **{op: lambda op=op, **state: call(op, [torch.ones(8, 16)], method="autoscale", alpha="given", **state)
+       for op in ("normalize_", "normalize_quantize_", "sgd_step_")},
+    "adamw_step_": lambda **state: fastgrad.adamw_step_(
+        *([torch.ones(8, 16)] for _ in range(3)), [torch.empty(0)], [torch.ones(8, 16)], [torch.empty(0)],
+        torch.tensor([[0.1, 0.9, 0.99, 1e-8, 0, 0, 0, 0]], dtype=F64), ages=[1], method="autoscale", alpha="given",
+        **state,
+    ),
+    "normalize_grad": lambda **state: fastgrad.normalize_grad(x(), "autoscale", alpha="given", **state),
+    "quantize_grad": lambda **state: fastgrad.quantize_grad(
+        x(), "int8", step=0, normalize="autoscale", alpha="given", **state
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", GIVEN_FACTOR)
+def test_a_given_factor_needs_a_state_that_holds_it(op):
+    """The zeros of a state of our own would be the factor."""
+    refused(GIVEN_FACTOR[op], "alpha: expected one of ratio_first, ", "one_plus, one; got 'given'")
+    GIVEN_FACTOR[op](state=torch.tensor([0.5, 0.0], dtype=F64))
+
+
+def test_a_given_factor_is_taken_from_the_state():
+    t, state = torch.tensor([[1.0, 3.0]]), torch.tensor([0.5, 0.0], dtype=F64)
+    fastgrad.normalize_([t], "autoscale", alpha="given", state=state)
+    assert t.tolist() == [[-0.5, 0.5]] and state.tolist() == [0.5, 0.0]
+
+
+def test_a_module_takes_no_given_factor():
+    """Its state is its own."""
+    refused(lambda: fastgrad.nn.TreatGradient("autoscale", alpha="given"), "alpha: expected one of", "one_plus, one;")
+
+
+@pytest.mark.parametrize("stats", ("auto", "cached", "two_reads"))
+@pytest.mark.parametrize("op", ("normalize_", "normalize_quantize_"))
+def test_a_table_that_would_not_be_read(op, stats):
+    t, table = x(), torch.zeros(2, 16, dtype=F64)
+    refused(lambda: call(op, [t], stats=stats, previous=table), "previous: only read with stats='lagged'", writes=[t])
 
 
 @pytest.mark.parametrize("block", (0, -16, 8, 48, 512, 1024))

@@ -49,7 +49,7 @@ def twice(case) -> list[torch.Tensor]:
             alpha=alpha,
             state=state,
             stats=case["stats"],
-            previous=table,
+            previous=table if case["stats"] == "lagged" else None,
             rounding=case["rounding"],
             scale=scale,
             pow2=extra.endswith("pow2"),

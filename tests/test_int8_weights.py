@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -390,6 +391,32 @@ def test_what_is_left_alone():
     ):
         with pytest.raises(TypeError, match=message):
             Int8Weight(codes, scales, torch.float32)
+
+
+NOTHING = {
+    "short rows": (nn.Linear(10, 4), {}, r"whole multiples of 16 elements, got weight \[4, 10\]"),
+    "in a model": (nn.Sequential(nn.ReLU(), nn.Embedding(7, 40)), {}, r"got 1\.weight \[7, 40\]"),
+    "none chosen": (nn.Linear(32, 4), {"eligible": lambda name, module: False}, "eligible chose none of its 1 linear"),
+    "other layers": (nn.Sequential(nn.Conv2d(16, 16, 1)), {}, r"it has no nn\.Linear and no nn\.Embedding"),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_nothing_to_quantize_is_said_once(case):
+    model, options, why = NOTHING[case]
+    with pytest.warns(UserWarning, match=f"quantize_weights_: the model has no weight in int8: .*{why}") as said:
+        assert fastgrad.quantize_weights_(model, **options) == []
+    assert len(said) == 1 and said[0].filename == __file__
+
+
+def test_what_needs_no_warning():
+    """A model that is converted already, one of several layers, and a norm on the way of who converts each module."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = nn.Sequential(nn.Linear(10, 4), nn.Linear(32, 4))
+        assert fastgrad.quantize_weights_(model) == ["1.weight"]
+        assert fastgrad.quantize_weights_(model) == []
+        assert fastgrad.quantize_weights_(nn.LayerNorm(32)) == []
 
 
 def test_sgd_refuses_int8_weights():

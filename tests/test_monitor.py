@@ -119,6 +119,8 @@ def test_nonfinite_elements_are_counted():
 def test_unknown_names_list_the_valid_ones(tmp_path):
     run = Run()
     monitor = Monitor(run.source, run.named)
+    with pytest.raises(ValueError, match=r"no step was recorded yet, so there is no layer, got '0\.weight'"):
+        monitor.series("0.weight", "std")
     run.step(0)
     with pytest.raises(ValueError, match=r"quantity must be one of n, mean, std, .*, k, got 'variance'"):
         monitor.series(None, "variance")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,13 +14,15 @@ from torch import nn
 import fastgrad
 from fastgrad import shrinkage
 
-MODULES = (fastgrad, fastgrad.optim, fastgrad.nn, fastgrad.shrinkage)
+MODULES = (
+    fastgrad, fastgrad.optim, fastgrad.nn, fastgrad.shrinkage, fastgrad.distributed, fastgrad.theory, fastgrad.weights,
+)  # fmt: skip
 
 
 def public() -> dict[str, object]:
     found = {}
     for module in MODULES:
-        for name in getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")]):
+        for name in module.__all__:
             value = getattr(module, name)
             if callable(value) and value.__module__.startswith("fastgrad"):
                 found[f"{module.__name__}.{name}"] = value
@@ -45,8 +50,31 @@ def test_help_says_what_it_is(name):
     assert signature.return_annotation is not inspect.Signature.empty, name
 
 
-def test_dir_lists_every_public_name():
-    assert set(fastgrad.__all__) <= set(dir(fastgrad))
+def test_dir_lists_the_public_names():
+    shown = {name for name in dir(fastgrad) if not name.startswith("__")}
+    assert shown == {*fastgrad.__all__, "distributed", "integrations", "theory", "weights"}
+    assert all(hasattr(fastgrad, name) for name in dir(fastgrad))
+    assert not hasattr(fastgrad, "nothing") and not hasattr(fastgrad.integrations, "nothing")
+
+
+def test_help_of_the_package_lists_the_public_names():
+    said = set(re.findall(r"\w+", fastgrad.__doc__))
+    assert {name for name in dir(fastgrad) if not name.startswith("__")} <= said
+
+
+def test_parts_are_loaded_when_they_are_asked_for():
+    """In a process of its own: the tests import everything."""
+    code = """
+import sys, fastgrad
+later = {"fastgrad.distributed", "fastgrad.theory", "fastgrad.integrations", "fastgrad.monitor"}
+assert not later & sys.modules.keys() - before, later & sys.modules.keys() - before
+assert fastgrad.theory.Constants and fastgrad.distributed.compress_gradients
+assert fastgrad.integrations.causal_lm.causal_lm_loss
+assert not {"transformers", "lightning", "accelerate"} & sys.modules.keys() - before
+"""
+    code = "import sys, torch; before = set(sys.modules)" + code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def parameters() -> list[nn.Parameter]:
@@ -109,6 +137,17 @@ def test_a_quantized_is_equal_to_itself_only():
         (lambda: fastgrad.quantize_grad(torch.ones(3), "int8", step=0, normalize="zn"), ValueError, "^normalize: "),
         (lambda: fastgrad.quantize(torch.ones(3), "int9"), ValueError, "format: expected one of fp32, bf16"),
         (lambda: fastgrad.normalize_(torch.ones(3), "znorm"), TypeError, "expected a list of tensors, got one tensor"),
+        (
+            lambda: fastgrad.release_gradients(nn.Linear(4, 4), torch.optim.AdamW(parameters())),
+            TypeError, r"expected one of fastgrad\.optim, got torch\.optim\.adamw\.AdamW",
+        ),
+        (lambda: fastgrad.Monitor(torch.optim.AdamW(parameters())), TypeError, r"got torch\.optim\.adamw\.AdamW"),
+        (lambda: fastgrad.attach(nn.Linear(4, 4)), TypeError, r"got torch\.nn\.modules\.linear\.Linear"),
+        (lambda: fastgrad.optim.SGD(parameters(), fused=True), TypeError, "^fused: the step is always one fused call"),
+        (lambda: fastgrad.optim.AdamW(parameters(), foreach=True), TypeError, "^foreach: .*; expected it to be left"),
+        (lambda: fastgrad.optim.AdamW(parameters(), amsgrad=True), TypeError, "^amsgrad: no largest second moment"),
+        (lambda: fastgrad.optim.SGD(parameters(), differentiable=True), TypeError, "^differentiable: the step is not"),
+        (lambda: fastgrad.optim.SGD(parameters(), momentun=0.9), TypeError, "unexpected keyword argument 'momentun'"),
         (lambda: shrinkage.column(torch.zeros(1, 16), "q"), ValueError, "sum_yy, sum_yq"),
     ],
 )  # fmt: skip

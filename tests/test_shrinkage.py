@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import fastgrad
 from fastgrad import shrinkage
 from fastgrad.shrinkage import COLUMNS
 
@@ -16,13 +17,8 @@ def float64(*values):
 @pytest.fixture
 def vectors():
     generator = torch.Generator().manual_seed(3)
-    y = (
-        torch.randn(5, 1000, generator=generator, dtype=torch.float64)
-        * float64(1e-20, 1e-3, 1.0, 7.0, 1e18)[:, None]
-    )
-    noise = (
-        0.3 * torch.randn(5, 1000, generator=generator, dtype=torch.float64) * y.abs().mean(1, keepdim=True)
-    )
+    y = torch.randn(5, 1000, generator=generator, dtype=torch.float64) * float64(1e-20, 1e-3, 1.0, 7.0, 1e18)[:, None]
+    noise = 0.3 * torch.randn(5, 1000, generator=generator, dtype=torch.float64) * y.abs().mean(1, keepdim=True)
     return y, 0.9 * y + noise
 
 
@@ -46,6 +42,18 @@ def test_column_is_a_view_and_an_unknown_one_lists_the_columns():
     assert table[:, 0].eq(0).all()
     with pytest.raises(ValueError, match=r"must be one of n, mean, m2.*got 'q'"):
         shrinkage.column(table, "q")
+
+
+@pytest.mark.parametrize("read", (shrinkage.q, lambda table: shrinkage.column(table, "n")), ids=("q", "column"))
+def test_the_table_of_another_op_is_refused(read):
+    expected = r"table: expected float64 \[T\+1, 16\], as of quantize, .*, got "
+    moments = fastgrad.gradient_moments([torch.ones(8), torch.ones(3)])
+    with pytest.raises(ValueError, match=expected + r"torch\.float64 \[3, 6\]"):
+        read(moments)
+    with pytest.raises(ValueError, match=expected + "tuple"):
+        read(fastgrad.quantize([torch.ones(8)], "int8"))
+    with pytest.raises(ValueError, match=expected + r"torch\.float64 \[\]"):
+        read(moments[0, 0])
 
 
 def test_projection_minimizes_the_distance_to_q(vectors, sums):

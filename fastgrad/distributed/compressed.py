@@ -78,7 +78,7 @@ class _Bucket:
 
 
 class CompressedGradients:
-    """What :func:`compress_gradients` returns."""
+    """What :func:`compress_gradients` returns: the hook of a model, its measurements, and the state that resumes."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class CompressedGradients:
         seed: int,
     ) -> None:
         if not isinstance(model, DistributedDataParallel):
-            raise TypeError(f"model: expected a DistributedDataParallel, got {type(model).__name__}")
+            raise TypeError(f"model: expected a DistributedDataParallel, got {checks.type_name(model)}")
         checks.one_of("format", format, [f for f in FORMATS if f != "fp32"])
         checks.one_of("rounding", rounding, ROUNDINGS)
         checks.one_of("block", block, BLOCKS)

@@ -9,6 +9,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 import fastgrad
+from fastgrad.ops import checks
 from fastgrad.release import Released
 
 
@@ -40,7 +41,7 @@ def release_gradients(
     ``normalize="clip", stats="lagged"``, which clips by the norm of the last step.
     """
     if not isinstance(optimizer, AcceleratedOptimizer):
-        raise TypeError(f"optimizer: expected what accelerator.prepare gave, got {type(optimizer).__name__}")
+        raise TypeError(f"optimizer: expected what accelerator.prepare gave, got {checks.type_name(optimizer)}")
     if accelerator.scaler is not None:
         raise ValueError(
             "mixed_precision: 'fp16' scales the loss by a factor that is known only after backward, when gradients "

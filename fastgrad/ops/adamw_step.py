@@ -86,7 +86,7 @@ def adamw_step_(
 
     Low-level: :class:`fastgrad.optim.AdamW` is what training code uses.
     """
-    checks.normalizer(method, alpha)
+    checks.normalizer(method, alpha, state)
     checks.quantizer(format, rounding, scale, block)
     checks.one_of("weight_rounding", weight_rounding, WEIGHT_ROUNDINGS)
     checks.one_of("packed_format", packed_format, PACKED_FORMATS)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgrad import library
 from fastgrad.ops import checks
 from fastgrad.ops.normalize_quantize import default_scale
-from fastgrad.ops.sweeps import ALPHAS, FORMATS, METHODS
+from fastgrad.ops.sweeps import FORMATS
 from fastgrad.reference.philox import DEFAULT_SEED, signed64
 
 
@@ -19,9 +19,7 @@ class _TreatGradient(torch.autograd.Function):
     """Identity; the gradient is normalized and rounded on its way back."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, step: Tensor, state: Tensor, arguments: tuple, observe: Callable | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, state: Tensor, arguments: tuple, observe: Callable | None) -> Tensor:
         ctx.arguments, ctx.step, ctx.state, ctx.observe = arguments, step, state, observe
         # Noise is keyed by storage order. That of the gradient is up to autograd and compilers; that of x is not.
         ctx.stride = x.stride() if checks.is_dense(x) else x.contiguous().stride()
@@ -96,8 +94,7 @@ def normalize_grad(
     The map is that of :func:`fastgrad.normalize_` on the one gradient tensor (``dim 0`` rows for centralize; clip
     and autoscale see this tensor alone). Put it between blocks to treat the gradients that flow there.
     """
-    checks.one_of("method", method, METHODS)
-    checks.one_of("alpha", alpha, ALPHAS)
+    checks.normalizer(method, alpha, state)
     checks.float_tensors("x", [x])
     state = checks.alpha_state(state, [x])
     arguments = (method, alpha, eps, max_norm, "fp32", "nearest", "none", 0, False, 0)
@@ -160,7 +157,7 @@ def _quantize_arguments(
     checks.one_of("format", format, FORMATS)
     scale = default_scale(format) if scale is None else scale
     checks.quantizer(format, rounding, scale, block)
-    checks.normalizer(method, alpha, "normalize")
+    checks.normalizer(method, alpha, state, "normalize")
     checks.float_tensors("x", [x])
     state = checks.alpha_state(state, [x])
     arguments = (method, alpha, eps, max_norm, format, rounding, scale, block, pow2, signed64(seed))

@@ -15,6 +15,7 @@ from fastgrad import library
 from fastgrad.ops.sweeps import ALPHAS, BLOCKS, DTYPES, FORMATS, METHODS, ROUNDINGS, SCALES
 from fastgrad.reference.philox import PARAMETER_RANGE, SLOT_RANGE, STEP_RANGE
 
+RULES = tuple(rule for rule in ALPHAS if rule != "given")  # of autoscale's factor, where no state brings it
 DTYPE_NAMES = "float32, bfloat16 or float16"
 _PLAIN = {Tensor, Parameter}
 _dtype, _layout, _device = attrgetter("dtype"), attrgetter("layout"), attrgetter("device")
@@ -24,6 +25,12 @@ _nbytes = attrgetter("nbytes")
 def one_of(name: str, value: object, valid: Sequence[object]) -> None:
     if value not in valid:
         raise ValueError(f"{name}: expected one of {', '.join(map(str, valid))}; got {value!r}")
+
+
+def type_name(value: object) -> str:
+    """With the module, unless it is a type of Python's own: several packages have an AdamW."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def in_range(name: str, value: int, low: int, high: int) -> None:
@@ -222,9 +229,10 @@ def rows_are_outermost(t: Tensor) -> bool:
     return t.dim() < 2 or t.numel() == 0 or t.is_contiguous() or t.stride(0) * t.shape[0] == t.numel()
 
 
-def normalizer(method: str, alpha: str, name: str = "method") -> None:
+def normalizer(method: str, alpha: str, state: Tensor | None = None, name: str = "method") -> None:
+    """state: the caller's own. ``given`` takes its factor from there; the zeros of a new one would be that factor."""
     one_of(name, method, METHODS)
-    one_of("alpha", alpha, ALPHAS)
+    one_of("alpha", alpha, RULES if state is None else ALPHAS)
 
 
 def quantizer(format: str, rounding: str, scale: str, block: int) -> None:

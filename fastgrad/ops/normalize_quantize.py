@@ -23,9 +23,10 @@ STATS = ("auto", "cached", "two_reads", "lagged")
 def lagged_moments(stats: str, previous: Tensor | None, count: int) -> Tensor | None:
     """The table that ``stats="lagged"`` works from, or None for this call's own statistics."""
     checks.one_of("stats", stats, STATS)
-    if previous is not None:
-        checks.lagged_table(previous, count)
-    return previous if stats == "lagged" else None
+    if previous is not None and stats != "lagged":
+        raise ValueError(f"previous: only read with stats='lagged'; expected None with stats={stats!r}")
+    checks.lagged_table(previous, count)
+    return previous
 
 
 def normalize_(
@@ -59,7 +60,7 @@ def normalize_(
     default ``ratio_first`` = sigma_t / sigma_1 is *our reading* of it. Others: ``ratio_max`` = sigma_t / max sigma,
     ``sigma``, ``inverse_log`` = 1/(-log sigma), ``log`` = -log sigma, ``one_plus`` = 1 + sigma, ``one`` = 1; or any
     callable ``(sigma, state) -> float``. ``state`` carries the first and largest sigma from step to step; without
-    it every call is a first step.
+    it every call is a first step. ``given`` takes ``state[0]`` itself as the factor, and is refused without a state.
 
     ``stats`` says when a tensor's own statistics are made:
 
@@ -121,7 +122,7 @@ def normalize_quantize_(
     measured then, ``previous`` with ``stats="lagged"`` brings the whole's table.
     """
     tensors = checks.tensor_list("tensors", tensors)
-    checks.normalizer(method, "one" if callable(alpha) else alpha)
+    checks.normalizer(method, "one" if callable(alpha) else alpha, state)
     checks.not_negative("eps", eps)
     checks.not_negative("max_norm", max_norm)
     checks.one_of("format", format, FORMATS)

@@ -62,7 +62,7 @@ def sgd_step_(
     Reads g once (twice where statistics are needed first and do not fit the cache), p and m once, writes p and m
     once. Low-level: :class:`fastgrad.optim.SGD` is what training code uses.
     """
-    checks.normalizer(method, alpha)
+    checks.normalizer(method, alpha, state)
     checks.quantizer(format, rounding, scale, block)
     checks.one_of("weight_rounding", weight_rounding, WEIGHT_ROUNDINGS)
     count = len(params)

@@ -17,6 +17,7 @@ from fastgrad.ops.sweeps import BLOCKS
 from fastgrad.optim.fused import Call, FusedOptimizer, Plan
 from fastgrad.optim.payload import Payload, local_of, none_like, payload_of
 from fastgrad.optim.sharding import empty_state
+from fastgrad.optim.switches import refuse_switches
 from fastgrad.optim.treatment import Eligible, Treatment
 from fastgrad.reference.philox import DEFAULT_SEED
 
@@ -71,6 +72,7 @@ class AdamW(FusedOptimizer):
     group_options = ("lr", "betas", "eps", "weight_decay")
     copied = (*FusedOptimizer.copied, "state_format", "state_block", "factored", "_given_nonfinite")
 
+    @refuse_switches
     def __init__(
         self,
         params: Iterable,

@@ -12,6 +12,7 @@ from fastgrad.ops.engines import launch
 from fastgrad.ops.normalize_quantize import Alpha
 from fastgrad.optim.fused import Call, FusedOptimizer, Plan
 from fastgrad.optim.payload import Payload, local_of, payload_of
+from fastgrad.optim.switches import refuse_switches
 from fastgrad.optim.treatment import Eligible, Treatment
 from fastgrad.reference.philox import DEFAULT_SEED
 
@@ -59,6 +60,7 @@ class SGD(FusedOptimizer):
 
     group_options = ("lr", "momentum", "dampening", "weight_decay")
 
+    @refuse_switches
     def __init__(
         self,
         params: Iterable,

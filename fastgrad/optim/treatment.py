@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from fastgrad.library import NUMERICS_VERSION
 from fastgrad.ops import checks
 from fastgrad.ops.normalize_quantize import STATS, Alpha, default_scale
-from fastgrad.ops.sweeps import ALPHAS, COLUMNS, FORMATS, METHODS, NORMALIZE, QUANTIZE, ROUNDINGS, SCALES
+from fastgrad.ops.sweeps import COLUMNS, FORMATS, METHODS, NORMALIZE, QUANTIZE, ROUNDINGS, SCALES
 from fastgrad.reference.philox import DEFAULT_SEED, STEP_RANGE
 
 Eligible = Callable[[Parameter, dict], tuple[bool, bool]]
@@ -44,7 +44,7 @@ class Treatment:
     def __post_init__(self) -> None:
         checks.one_of("normalize", self.normalize, (None, *METHODS))
         if not callable(self.alpha):
-            checks.one_of("alpha", self.alpha, [rule for rule in ALPHAS if rule != "given"])
+            checks.one_of("alpha", self.alpha, checks.RULES)
         checks.one_of("grad_format", self.grad_format, (None, *FORMATS))
         checks.one_of("rounding", self.rounding, ROUNDINGS)
         checks.one_of("scale", self.scale, (None, *SCALES))

@@ -176,7 +176,7 @@ class Two(Manual):
         (Module, {"gradient_clip_val": 1.0}, ValueError, "gradient_clip_val: got 1.0, .* stats='lagged'"),
         (Module, {"plugins": "scaler"}, ValueError, "precision: '16-mixed' .* expected 'bf16-mixed'"),
         (Two, {}, ValueError, "configure_optimizers: expected one optimizer, got 2"),
-        ("torch", {}, TypeError, r"expected one of fastgrad\.optim, got SGD"),
+        ("torch", {}, TypeError, r"expected one of fastgrad\.optim, got torch\.optim\.sgd\.SGD"),
     ),
 )
 def test_what_cannot_be_released_says_why(tmp_path, module, options, error, message):
