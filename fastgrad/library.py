@@ -166,13 +166,18 @@ def _probe_cuda(device: int) -> tuple[str, str]:
         return "PyTorch reference", f"{why}; torch finds no CUDA device"
     if importlib.util.find_spec("triton") is None:
         return "PyTorch reference", f"{why}; triton is not installed"
-    triton = importlib.import_module("triton")
-    if not hasattr(triton, "constexpr_function"):  # torch 2.6 comes with such a one
-        return "PyTorch reference", f"{why}; triton {triton.__version__} is too old"
+    if not has_recent_triton():
+        return "PyTorch reference", f"{why}; triton {importlib.import_module('triton').__version__} is too old (3.6)"
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST_CAPABILITY:
         return "PyTorch reference", f"{why}; compute capability {capability[0]}.{capability[1]} is too old for Triton"
     return "Triton", why
+
+
+def has_recent_triton() -> bool:
+    """Whether the installed Triton has what the kernels are written with: 3.6, that of torch 2.10, is the first."""
+    triton, language = importlib.import_module("triton"), importlib.import_module("triton.language")
+    return hasattr(triton, "constexpr_function") and hasattr(language, "mul")
 
 
 OLDEST_CAPABILITY = (8, 0)

@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from fastgrad import library
+
 pytest.importorskip("triton")
+if not library.has_recent_triton():
+    pytest.skip("triton is older than 3.6", allow_module_level=True)
 
 SUPPORT = Path(__file__).parent / "support"
 SCRIPT = """
