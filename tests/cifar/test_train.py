@@ -229,18 +229,21 @@ def straight_command(tmp_path_factory):
 
 
 def test_ctrl_c_in_a_real_process_leaves_a_run_that_goes_on(straight_command, tmp_path):
-    for attempt in range(6):  # where the signal lands is a race: until it lands inside an epoch
+    for attempt in range(9):  # where the signal lands is a race: until it is inside an epoch
         out = tmp_path / f"run{attempt}"
         process = _start_and_wait_for_an_epoch(out)
-        time.sleep(0.01 * attempt)
+        time.sleep(0.01 * 2**attempt)
         process.send_signal(signal.SIGINT)
         text, _ = process.communicate(timeout=300)
-        assert process.returncode == 130 and "stopped in epoch" in text, text
         position = RunFolder(out).load()["position"]
+        if process.returncode == 0:  # it was at its end already
+            continue
+        assert process.returncode == 130 and "stopped in epoch" in text, text
         assert position["epoch"] >= 1
         if position["batch"] > 0:
             break
-    assert position["batch"] > 0
+    else:
+        pytest.fail("no signal landed inside an epoch")
     subprocess.run(_command(out, "--resume"), check=True, capture_output=True)
     same_end(straight_command, out)
 
