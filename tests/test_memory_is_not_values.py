@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from contract_data import freed
 from torch import nn
 
 import fastgrad
@@ -83,12 +84,6 @@ def test_what_is_written_in_place_is_refused_as_torch_refuses_it():
         with pytest.raises(RuntimeError, match="mutable TensorLists with negation"):
             call(t)
         assert torch.equal(t, x)
-
-
-def freed() -> torch.Tensor:
-    x = torch.ones(8)
-    x.untyped_storage().resize_(0)
-    return x
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import ctypes
 
 import pytest
 import torch
+from contract_data import freed
 from torch import nn
 
 from fastgrad import library
@@ -65,12 +66,6 @@ def test_nothing_is_known_of_an_empty_list_that_is_not_true():
 
 class Subclass(torch.Tensor):
     pass
-
-
-def freed() -> torch.Tensor:
-    x = torch.ones(4)
-    x.untyped_storage().resize_(0)
-    return x
 
 
 @pytest.mark.parametrize(

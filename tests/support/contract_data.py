@@ -76,3 +76,10 @@ def shaped(flat: Tensor) -> Tensor:
 def channels_last(n: int, c: int, h: int, w: int, seed: int = 0) -> Tensor:
     x = torch.randn(n, c, h, w, generator=torch.Generator().manual_seed(seed))
     return x.to(memory_format=torch.channels_last)
+
+
+def freed() -> torch.Tensor:
+    """A tensor whose storage was freed, as sharding frameworks free it between uses."""
+    x = torch.ones(8)
+    x.untyped_storage().resize_(0)
+    return x
