@@ -147,3 +147,31 @@ def test_wild_everything(states, first):
         return results
 
     agree(run, f"adamw_step_ of wild tensors, {states}")
+
+
+@needs_native
+@pytest.mark.parametrize("maximize", (False, True))
+@pytest.mark.parametrize("decay", (0.0, 0.1))
+def test_nothing_but_adamw(decay, maximize):
+    """Everything in float32 and nothing done to the gradients: the C++ takes whole chunks at once."""
+    agree(lambda: trajectory(PLAIN | {"decay": decay, "maximize": maximize}), "adamw_step_ alone")
+
+
+@needs_native
+@pytest.mark.parametrize("n", (8192, 3 * 8192 + 128, 2 * 8192 + 130))
+def test_nothing_but_adamw_on_wild_chunks(n):
+    """NaN of any payload and infinities in parameters, gradients and states, of one chunk and of all."""
+
+    def run():
+        results = []
+        for kind in ("wild", "normal"):
+            p, g = tensor(kind, n, seed=1), tensor("normal", n, seed=2)
+            g[n // 2] = p[-1] = torch.nan
+            kept = new_states([p], torch.float32, "fp32", 0.9, seed=3)
+            for step in range(3):
+                hyper = torch.tensor([[0.1, 0.9, 0.99, 1e-8, 0.1, 0, 0, 0]], dtype=torch.float64)
+                fastgrad.adamw_step_(grads=[g], hyper=hyper, ages=[5 + step], measure=False, step=step, **kept)
+            results += [t for value in kept.values() if isinstance(value, list) for t in value]
+        return results
+
+    agree(run, f"adamw_step_ alone on {n} wild elements")

@@ -249,23 +249,26 @@ Largest adamw_rows(const TensorJob& job, const PhiloxKeys& keys, const Span& spa
           ask_for_line(b.v + at);
         }
       }
-      const Floats d = bits_float(float_bits(load_floats(b.q + at)) ^ flip);
-      Floats m = d, w;
+      // All loads before all stores: streams at equal places of their pages look to the processor as if they overlapped.
+      const Floats d = bits_float(float_bits(load_floats(b.q + at)) ^ flip), before = load_floats(b.p + at);
+      Floats m = d, v = d, w;
+      if constexpr (FIRST_MOMENT) m = load_floats(b.m + at);
+      if constexpr (!FACTORED) v = load_floats(b.v + at);
       if constexpr (FIRST_MOMENT) {
-        m = adamw_first_moment(d, load_floats(b.m + at), s);
+        m = adamw_first_moment(d, m, s);
         largest_m = maximum(largest_m, float_bits(m) & kMagnitude);
         store_floats(b.m + at, m);
       }
       if constexpr (FACTORED) {
         w = load_floats(b.w + at);
       } else {
-        const Floats v = adamw_second_moment(d, load_floats(b.v + at), s);
+        v = adamw_second_moment(d, v, s);
         store_floats(b.v + at, v);
         const Floats root = square_root(v);
         if constexpr (!IN_PLACE) store_floats(b.w + at, root);
         w = root * s.root;
       }
-      const Floats p = adamw_parameter(load_floats(b.p + at), m, w, s);
+      const Floats p = adamw_parameter(before, m, w, s);
       largest_p = maximum(largest_p, float_bits(p) & kMagnitude);
       store_floats(b.p + at, p);
     }
@@ -286,7 +289,18 @@ Ahead ahead_of(const TensorJob& job, bool first_moment, int64_t offset) {
   return ahead;
 }
 
-// q: treated gradients at their positions in the tile, padded.
+// Whether gradients, parameter and both moments are float32 numbers that are read and written where they are.
+bool all_in_memory(const TensorJob& job, const AdamwStep& step) {
+  const AdamwState& state = job.adamw;
+  const bool first = step.first_moment && state.first_scales == nullptr &&
+                     type_of(static_cast<Format>(state.first_format)) == Type::fp32;
+  const bool second = !job.factored() && state.second_scales == nullptr && state.second_kind == SecondMoment::fp32;
+  return first && second && !job.first() && job.grad_type == Type::fp32 && job.parameter_type == Type::fp32 &&
+         job.parameter_scales == nullptr;
+}
+
+// q: treated gradients at their positions in the tile, padded. The span may be longer than a tile where everything is in
+// memory and the span is made of whole rows.
 void adamw_tile(const TensorJob& job, const Sweep& sweep, const AdamwStep& step, const float* q, const Span& span) {
   const AdamwState& state = job.adamw;
   const bool factored = job.factored();
@@ -314,8 +328,7 @@ void adamw_tile(const TensorJob& job, const Sweep& sweep, const AdamwStep& step,
   noises.with_second = !factored && state.second_kind != SecondMoment::fp32;
   const PhiloxKeys keys(sweep.seed);
   const AdamwBuffers buffers = {q, p.x, m.x, v.x, w};
-  const bool in_place = step.first_moment && !factored && job.grad_type == Type::fp32 && p.x != p.buffer &&
-                        m.x != m.buffer && v.x != v.buffer;
+  const bool in_place = all_in_memory(job, step) && span.whole_rows();
   const auto rows = in_place            ? adamw_rows<true, false, true>
                     : step.first_moment ? (factored ? adamw_rows<true, true> : adamw_rows<true, false>)
                                         : (factored ? adamw_rows<false, true> : adamw_rows<false, false>);
