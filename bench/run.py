@@ -175,6 +175,8 @@ def main(argv: list[str] | None = None) -> int:
     if library.native is None:
         print("warning: no native module, fastgrad's rows are its PyTorch reference", file=sys.stderr)
     record = new_record(sys.argv[1:] if argv is None else argv, busy)
+    if options.json:  # its folder, before anything was measured
+        options.json.parent.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
 
     def done(results: list[Result]) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import allocator, gate, measure, plan, race, report, rows, run, shapes  # noqa: E402
+from bench import allocator, gate, measure, plan, race, report, rows, run, same_memory, shapes  # noqa: E402
 from bench.cached import LARGE, SMALL  # noqa: E402
 from bench.gate import Call  # noqa: E402
 from bench.rows import ROWS, Contestant  # noqa: E402
@@ -226,7 +226,7 @@ def test_libraries_that_are_missing_are_no_failure(monkeypatch, capsys, tmp_path
 
 @needs_compiler
 def test_run_and_report_from_end_to_end(tmp_path, capsys):
-    stored = tmp_path / "out.json"
+    stored = tmp_path / "new" / "out.json"
     arguments = ["--rows", "moments,momentum", "--lists", "tiny", "--repeats", "2", "--seconds", "0.001"]
     matrix = ["--threads", "1", "--dtype", "fp32,bf16"]
     assert run.main([*arguments, *matrix, "--no-compile", "--json", str(stored)]) == 0
@@ -256,3 +256,15 @@ def test_another_instruction_set_runs_in_a_process_of_its_own(tmp_path):
     results = json.loads(stored.read_text())["results"]
     assert [isa for isa, _ in itertools.groupby(r["isa"] for r in results)] == sets
     assert library.instruction_set() == sets[0]
+
+
+def test_two_optimizers_step_the_same_memory():
+    optimizers = same_memory.pair([(300, 128), (77,)])
+    ours, theirs = optimizers.values()
+    for p in ours.param_groups[0]["params"]:
+        assert ours.state[p]["exp_avg"] is theirs.state[p]["exp_avg"]
+        assert ours.state[p]["exp_avg_sq"] is theirs.state[p]["exp_avg_sq"]
+        before = theirs.state[p]["exp_avg"].clone()
+        p.grad.fill_(1.0)
+    seconds = same_memory.measure(optimizers, 3)
+    assert [len(values) for values in seconds.values()] == [3, 3] and not torch.equal(before, ours.state[p]["exp_avg"])
