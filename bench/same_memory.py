@@ -7,14 +7,13 @@ a process happens to get) they differ by that. Here both optimizers step the sam
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 
 import torch
 from torch import nn
 
 import fastgrad
 from bench import machine
+from bench.activations import seconds
 from bench.shapes import LISTS
 
 
@@ -32,17 +31,6 @@ def pair(shapes: list[tuple[int, ...]]) -> dict[str, torch.optim.Optimizer]:
     return {"fastgrad.optim.AdamW": ours, "torch.optim.AdamW(fused=True)": theirs}
 
 
-def measure(optimizers: dict[str, torch.optim.Optimizer], rounds: int) -> dict[str, list[float]]:
-    """Seconds of steps, taken in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in optimizers}
-    for i in range(rounds):
-        for name, optimizer in list(optimizers.items())[:: 1 if i % 2 else -1]:
-            begin = time.perf_counter()
-            optimizer.step()
-            seconds[name].append(time.perf_counter() - begin)
-    return seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.same_memory", description=__doc__)
     parser.add_argument("--list", default="gpt", choices=sorted(LISTS))
@@ -51,12 +39,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(machine.sentence(), f"Threads: {options.threads}.")
-    medians = []
-    for name, values in measure(pair(LISTS[options.list]()), options.rounds).items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        medians.append(middle)
-        print(f"{name:30} {1e3 * middle:7.2f} ms  (quartiles {1e3 * low:.2f} to {1e3 * high:.2f})")
-    print(f"ours / theirs: {medians[0] / medians[1]:.3f}")
+    optimizers = pair(LISTS[options.list]())
+    medians = seconds({name: optimizer.step for name, optimizer in optimizers.items()}, options.rounds)
+    for name, median in medians.items():
+        print(f"{name:30} {1e3 * median:7.2f} ms")
+    ours, theirs = medians.values()
+    print(f"ours / theirs: {ours / theirs:.3f}")
 
 
 if __name__ == "__main__":

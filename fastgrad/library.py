@@ -167,7 +167,8 @@ def _probe_cuda(device: int) -> tuple[str, str]:
     if importlib.util.find_spec("triton") is None:
         return "PyTorch reference", f"{why}; triton is not installed"
     if not has_recent_triton():
-        return "PyTorch reference", f"{why}; triton {importlib.import_module('triton').__version__} is too old (3.6)"
+        version = importlib.import_module("triton").__version__
+        return "PyTorch reference", f"{why}; triton {version} is too old (3.6 is the first)"
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST_CAPABILITY:
         return "PyTorch reference", f"{why}; compute capability {capability[0]}.{capability[1]} is too old for Triton"

@@ -231,6 +231,12 @@ def test_nan_is_canonical_in_codes(format, rounding, backend):
         assert assert_nans_canonical(fastgrad.dequantize(wild), format) == 4
 
 
+def test_which_triton_is_recent():
+    """Where it is, the tests of its kernels run."""
+    triton = pytest.importorskip("triton")
+    assert library.has_recent_triton() == (tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6))
+
+
 @pytest.mark.parametrize("place, name", (("triton", "constexpr_function"), ("triton.language", "mul")))
 def test_an_old_triton_leaves_the_references(monkeypatch, place, name):
     """Those of torch 2.6 and 2.9 lack what the kernels are written with: said, not met as an error of a launch."""

@@ -51,8 +51,7 @@ def launch(op: str, tensors: Sequence[Tensor], *arguments: Any) -> Any:
         or torch.autograd._profiler_enabled()
         or torch._C._functorch.maybe_current_level() is not None
     )
-    if library.native is None or listened or not tensors[0].is_cpu:
-        return getattr(torch.ops.fastgrad, op)(*arguments)
-    if not checks.are_plain(tensors) or checks.are_negated(tensors):
-        return getattr(torch.ops.fastgrad, op)(*arguments)
-    return implementations[op](CPU, *arguments)
+    ours = library.native is not None and tensors[0].is_cpu
+    if ours and not listened and checks.are_plain(tensors) and not checks.are_negated(tensors):
+        return implementations[op](CPU, *arguments)
+    return getattr(torch.ops.fastgrad, op)(*arguments)
